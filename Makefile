@@ -1,0 +1,40 @@
+# Two commands matter: `make demo` (the whole path, end to end) and `make test` (the whole suite).
+PYTHON ?= python3
+VENV   ?= .venv
+PORT   ?= 8000
+DATA   ?= data
+BIN    := $(VENV)/bin
+
+.PHONY: env up demo test check catalogue clean
+
+env: $(VENV)/.installed
+
+# torch first and pinned exactly: a bare `torch` may resolve to a CUDA build of several GB.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+up: env        ## the whole service on loopback, in the foreground
+	@PORT=$(PORT) DATA=$(DATA) exec $(BIN)/python -m cli.up
+
+demo: env      ## train, export, upload, prune with CHITA, download, compare
+	@VENV=$(VENV) $(BIN)/python -m demo.run
+
+test: env      ## the whole suite
+	$(BIN)/python -m pytest
+
+check: env     ## format, lint, types, import contracts, then the suite
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pruning_core.algorithms --check
+	$(BIN)/python -m pytest
+
+catalogue: env ## rewrite pruning_core/catalogue.json after an algorithm or its options changed
+	$(BIN)/python -m pruning_core.algorithms --write
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
