@@ -40,8 +40,8 @@ class Keys:
         )
         # Written aside and renamed: a crash half way leaves no half a file.
         aside = path.with_suffix(f".{os.getpid()}")
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            json.dump(asdict(keys), file)
+        aside.touch(mode=0o600)
+        aside.write_text(json.dumps(asdict(keys)), "utf-8")
         aside.rename(path)
         return keys
 
