@@ -66,7 +66,7 @@ class Select(BaseModel):
         if isinstance(value, bool) or not isinstance(value, int | float):
             kind = "a list of sparsities" if isinstance(value, list) else "a goal" if isinstance(value, dict) else None
             hint = f"; {kind} is not offered by this version" if kind else ""
-            raise ValueError(f"expected one number, 0 <= sparsity < 1{hint}")
+            raise ValueError(f"expected one number, 0 <= sparsity < 1{hint}")  # noqa: TRY004 - pydantic wants it
         return value
 
     @field_validator("pattern", mode="before")
