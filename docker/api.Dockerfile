@@ -14,7 +14,7 @@ RUN pip install --no-cache-dir -e '.[api]' \
  && python -c "import api.app, sys; assert 'torch' not in sys.modules" \
  && ! pip show torch >/dev/null 2>&1
 
-USER pruning
+USER 10001
 ENV PYTHONUNBUFFERED=1
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \

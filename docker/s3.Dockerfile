@@ -2,7 +2,7 @@
 FROM python:3.12-slim
 RUN useradd --create-home --uid 10001 nanio && install -d -o nanio /data \
  && pip install --no-cache-dir nanio==0.1.7
-USER nanio
+USER 10001
 VOLUME /data
 EXPOSE 9000
 HEALTHCHECK --interval=5s --timeout=3s --start-period=5s --retries=10 \

@@ -8,13 +8,15 @@ FROM ${BASE}
 
 ARG TORCH=torch==2.13.0
 SHELL ["/bin/bash", "-eo", "pipefail", "-c"]
-# A CUDA base brings no Python; a Python base has it already.
+# A CUDA base brings no Python; a Python base has it already. The base is chosen at build time, so no versions here.
+# hadolint ignore=DL3008
 RUN if ! command -v python3 >/dev/null; then \
       apt-get update && apt-get install -y --no-install-recommends python3 python3-venv && rm -rf /var/lib/apt/lists/*; \
     fi \
  && python3 -m venv /opt/venv \
  && useradd --create-home --uid 10001 pruning
 ENV PATH=/opt/venv/bin:$PATH
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir ${TORCH}
 
 WORKDIR /srv
@@ -25,9 +27,9 @@ COPY worker ./worker
 RUN pip install --no-cache-dir -e '.[worker]' \
  && install -d -o pruning /work
 
-USER pruning
+USER 10001
 ENV PYTHONUNBUFFERED=1 PRUNING_WORK_DIR=/work QUEUE=jobs
 VOLUME /work
 HEALTHCHECK --interval=30s --timeout=20s --start-period=30s --retries=3 \
-  CMD celery -A worker.app inspect ping -d "${QUEUE}@${HOSTNAME}" -t 15
+  CMD ["bash", "-c", "celery -A worker.app inspect ping -d \"$QUEUE@$HOSTNAME\" -t 15"]
 CMD ["bash", "-c", "exec celery -A worker.app worker --concurrency 1 --loglevel INFO -Q \"$QUEUE\" -n \"$QUEUE@%h\" --without-gossip --without-mingle"]
