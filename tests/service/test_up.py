@@ -6,50 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from cli.embedded import LOOPBACK, Keys, free_port
-
-
-def ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/readyz", timeout=5) as answer:
-            return answer.status == 200
-    except (OSError, urllib.error.URLError):
-        return False
-
-
-def eventually(holds: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.2)
-
-
-@contextmanager
-def service(data: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    data.mkdir(exist_ok=True)
-    with (data / "up.log").open("ab") as log:
-        up = subprocess.Popen(
-            [sys.executable, "-m", "cli.up"],
-            env={**os.environ, "PORT": str(port), "DATA": str(data)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        yield up
-    finally:
-        if up.poll() is None:
-            up.terminate()
-        up.wait(60)
+from tests.service.live import eventually, ready, service
 
 
 def parts(up: subprocess.Popen[bytes]) -> dict[str, psutil.Process]:
