@@ -1,0 +1,23 @@
+"""What the loss looks like around the given weights: gradient rows and Grams, streamed."""
+
+from pruning_core.curvature.columns import collect_columns
+from pruning_core.curvature.gram import BlockGram, blocks_of
+from pruning_core.curvature.labels import Labels, resolve_labels
+from pruning_core.curvature.layout import Layout
+from pruning_core.curvature.losses import LossKind, loss_kind, sample_losses
+from pruning_core.curvature.predict import predict
+from pruning_core.curvature.rows import GradientRows
+
+__all__ = [
+    "BlockGram",
+    "GradientRows",
+    "Labels",
+    "Layout",
+    "LossKind",
+    "blocks_of",
+    "collect_columns",
+    "loss_kind",
+    "predict",
+    "resolve_labels",
+    "sample_losses",
+]
