@@ -41,7 +41,9 @@ class BlockGram:
 
     def add(self, rows: Tensor) -> None:
         """Add the outer products of these rows, (c, p)."""
-        for part, (m, b), total in zip(torch.split(rows, self.sizes, dim=1), self.blocks, self._sums, strict=True):
+        for part, (m, b), total in zip(
+            torch.split(rows, list(self.sizes), dim=1), self.blocks, self._sums, strict=True
+        ):
             padded = functional.pad(part, (0, m * b - part.shape[1])).view(len(rows), m, b)
             total.baddbmm_(padded.permute(1, 2, 0), padded.permute(1, 0, 2))
         self.rows += len(rows)

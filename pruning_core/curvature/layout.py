@@ -39,5 +39,5 @@ class Layout:
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """Return weight name -> its part of a vector (p,), in the layer's shape; views."""
-        parts: Sequence[Tensor] = torch.split(flat, self.sizes)
+        parts: Sequence[Tensor] = torch.split(flat, list(self.sizes))
         return {layer.weight: part.view(layer.shape) for layer, part in zip(self.layers, parts, strict=True)}

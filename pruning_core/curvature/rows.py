@@ -101,7 +101,7 @@ class GradientRows:
         with torch.enable_grad():
             loss = sample_losses(self.labels.kind, predict(self.network, inputs, weights), labels).mean()
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-        parts = zip(torch.split(out, self.layout.sizes), gradients, strict=True)
+        parts = zip(torch.split(out, list(self.layout.sizes)), gradients, strict=True)
         for part, gradient in parts:
             part.zero_() if gradient is None else part.copy_(gradient.reshape(-1))
 
@@ -113,5 +113,5 @@ class GradientRows:
             return sample_losses(self.labels.kind, self.network.run(x, w)[0], y).mean()
 
         gradients = vmap(grad(loss), in_dims=(None, 0, 0))(weights, inputs, labels)
-        for part, name in zip(torch.split(out, self.layout.sizes, dim=1), self.layout.names, strict=True):
+        for part, name in zip(torch.split(out, list(self.layout.sizes), dim=1), self.layout.names, strict=True):
             part.copy_(gradients[name].reshape(len(rows), -1))

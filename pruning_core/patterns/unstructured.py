@@ -67,19 +67,23 @@ class Unstructured:
 
     def keep(self, score: Tensor) -> Tensor:
         """Return the mask of the largest scores in each group: (p,) real -> (p,) bool. Ties: lower index."""
-        parts = zip(torch.split(score, self.sizes), self.counts, strict=True)
+        parts = zip(torch.split(score, list(self.sizes)), self.counts, strict=True)
         return torch.cat([top_k(part, k) for part, k in parts])
 
     def accepts(self, mask: Tensor) -> bool:
         """Return whether each group of this mask keeps exactly its count."""
         if mask.shape != (self.size,) or mask.dtype != torch.bool:
             return False
-        return all(int(part.sum()) == k for part, k in zip(torch.split(mask, self.sizes), self.counts, strict=True))
+        return all(
+            int(part.sum()) == k for part, k in zip(torch.split(mask, list(self.sizes)), self.counts, strict=True)
+        )
 
     def rival(self, score: Tensor, mask: Tensor) -> Tensor:
         """Return, for each weight, the largest score among the pruned ones of its group; 0 if there is none."""
         off = torch.where(mask, torch.zeros_like(score), score)
-        return torch.cat([part.max().expand(len(part)) if len(part) else part for part in torch.split(off, self.sizes)])
+        return torch.cat(
+            [part.max().expand(len(part)) if len(part) else part for part in torch.split(off, list(self.sizes))]
+        )
 
     def widen(self, factor: float) -> Unstructured:
         """Return the pattern that keeps ``factor`` times as many weights in each group (at most all)."""
@@ -88,4 +92,4 @@ class Unstructured:
 
     def restrict(self, mask: Tensor) -> Unstructured:
         """Return the pattern over the weights in ``mask`` alone, keeping as many as before."""
-        return Unstructured(tuple(int(part.sum()) for part in torch.split(mask, self.sizes)), self.counts)
+        return Unstructured(tuple(int(part.sum()) for part in torch.split(mask, list(self.sizes))), self.counts)

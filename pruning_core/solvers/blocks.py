@@ -32,7 +32,7 @@ class BlockQuadratic:
         """Return Q at weights (p,)."""
         move = weights - self.anchor
         total = 0.5 * self.ridge * float(move.square().sum(dtype=torch.float64))
-        for gram, part in zip(self.grams, torch.split(move, self.sizes), strict=True):
+        for gram, part in zip(self.grams, torch.split(move, list(self.sizes)), strict=True):
             blocks = _pad(part, gram)
             total += 0.5 * float((torch.bmm(gram, blocks.unsqueeze(2)).squeeze(2) * blocks).sum(dtype=torch.float64))
         return total
@@ -49,7 +49,9 @@ class BlockQuadratic:
         Yields:
             The weights of one tensor, (size,), exact zeros off its mask.
         """
-        parts = zip(self.grams, torch.split(self.anchor, self.sizes), torch.split(mask, self.sizes), strict=True)
+        parts = zip(
+            self.grams, torch.split(self.anchor, list(self.sizes)), torch.split(mask, list(self.sizes)), strict=True
+        )
         for gram, anchor, kept in parts:
             solved = torch.zeros_like(_pad(anchor, gram))
             for h, w, keep, out in zip(gram, _pad(anchor, gram), _pad(kept, gram), solved, strict=True):
