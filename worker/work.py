@@ -1,0 +1,229 @@
+"""The tasks themselves, run inside the sandbox: inspect a model, inspect a dataset, prune."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pruning_core import pipeline
+from pruning_core.calibration import Dataset, bind, read_dataset
+from pruning_core.errors import DatasetError, NothingToPrune, PruningError
+from pruning_core.formats import model_format, read_model, write_model
+from pruning_core.network import Input
+from pruning_core.recipe import Recipe
+from pruning_core.report import Progress, Report
+from worker.measure import measure_file
+
+#: Where the fraction stands when pruning itself begins and ends.
+_BEGIN, _END = 0.02, 0.95
+
+
+def inspect_model(folder: Path, _arguments: dict[str, Any], _report: Callable[[Progress], None]) -> dict[str, Any]:
+    """Say what the file ``model`` holds.
+
+    Raises:
+        ModelError: It cannot be read, or has no layer that could be pruned.
+    """
+    path = folder / "model"
+    network = read_model(path)
+    if not network.layers:
+        raise NothingToPrune(
+            "The model has no linear or convolution layer with a weight of its own.",
+            expected="at least one prunable layer",
+            advice="'unprunable' says why each weight is out of reach.",
+            unprunable=dict(network.unprunable),
+        )
+    return {
+        "format": model_format(path),
+        "parameters": network.parameter_count,
+        "layers": [
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "shape": list(layer.shape),
+                "weights": network.weights[layer.weight].numel(),
+            }
+            for layer in network.layers
+        ],
+        "unprunable": dict(network.unprunable),
+        "inputs": [{"name": i.name, "dtype": _name(i.dtype), "shape": list(i.shape)} for i in network.inputs],
+        "batch": network.batch,
+    }
+
+
+def inspect_dataset(folder: Path, _arguments: dict[str, Any], _report: Callable[[Progress], None]) -> dict[str, Any]:
+    """Say what the file ``dataset`` holds.
+
+    Raises:
+        DatasetError: It cannot be read, or can be no dataset.
+    """
+    raw = read_dataset(folder / "dataset")
+    return {
+        "format": raw.format,
+        "arrays": {name: {"dtype": _name(array.dtype), "shape": list(array.shape)} for name, array in raw.items()},
+        "samples": raw.samples,
+        "labels": raw.has_labels,
+    }
+
+
+def prune(folder: Path, arguments: dict[str, Any], report: Callable[[Progress], None]) -> dict[str, Any]:
+    """Prune ``model`` with ``calibration`` (and ``validation``) by the recipe.
+
+    Writes ``pruned`` (same format as the model), ``masks.safetensors`` (bool, True = kept, by weight name) and
+    ``report.json``; the pruned file is read again and compared with what was computed, bit for bit.
+
+    Raises:
+        InputError: Recipe, model or data cannot be used, alone or together.
+    """
+    recipe = Recipe.parse(arguments["recipe"])
+    device = _device(arguments.get("device", "auto"))
+    _deterministic(recipe.seed, device)
+    report(Progress(stage="read", done=0, total=1, fraction=0.0))
+    hashes = _checked_hashes(folder, arguments.get("sha256", {}))
+    network = read_model(folder / "model")
+    calibration = _dataset(folder, "calibration", network.inputs)
+    validation = _dataset(folder, "validation", network.inputs) if (folder / "validation").exists() else None
+    report(Progress(stage="read", done=1, total=1, fraction=_BEGIN))
+
+    pruned = _run(pipeline.prune(network, calibration, recipe, validation=validation, device=device), report)
+
+    total = 3
+    report(Progress(stage="write", done=0, total=total, fraction=_END))
+    write_model(pruned.network, folder / "model", folder / "pruned")
+    save_file({name: mask.contiguous() for name, mask in pruned.masks.items()}, folder / "masks.safetensors")
+    report(Progress(stage="verify", done=1, total=total, fraction=_END + 0.01))
+    produced = read_model(folder / "pruned")
+    verify(produced.weights, pruned.network.weights, network.weights, pruned.masks)
+    report(Progress(stage="measure", done=2, total=total, fraction=_END + 0.02))
+    file = measure_file(folder / "model", folder / "pruned", network, produced, calibration, device)
+    document = Report(
+        pruning=pruned.report, file=file, inputs=hashes, how_to_check=_how_to_check(recipe, file.sha256, device)
+    )
+    (folder / "report.json").write_text(document.model_dump_json(indent=1), "utf-8")
+    report(Progress(stage="measure", done=total, total=total, fraction=1.0))
+    return {
+        "artifacts": {
+            name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+            for name in ("pruned", "masks.safetensors", "report.json")
+        },
+        "summary": _summary(document),
+    }
+
+
+def verify(
+    produced: Mapping[str, Tensor],
+    computed: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+) -> None:
+    """Check the produced file's weights: those computed, untouched where no mask is, exactly zero where one says so.
+
+    Raises:
+        PruningError: They are not; a defect of this program, not of the user's files.
+    """
+    if produced.keys() != computed.keys() or produced.keys() != given.keys():
+        raise PruningError("The produced file does not hold the names of the model.")
+    for name, weight in produced.items():
+        if not _same_bits(weight, computed[name]):
+            raise PruningError(f"The produced file differs from what was computed in {name!r}.", weight=name)
+        if name not in masks and not _same_bits(weight, given[name]):
+            raise PruningError(f"{name!r} took no part in pruning, but was changed.", weight=name)
+    for name, mask in masks.items():
+        if produced[name].shape != mask.shape or bool(produced[name][~mask].any()):
+            raise PruningError(f"The mask of {name!r} does not hold in the produced file.", weight=name)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+TASKS = {"prune": prune, "inspect_model": inspect_model, "inspect_dataset": inspect_dataset}
+
+
+def _run(steps: Any, report: Callable[[Progress], None]) -> pipeline.Pruned:
+    """Run the pruning generator to its end; its fraction becomes a part of the whole job's."""
+    while True:
+        try:
+            step: Progress = next(steps)
+        except StopIteration as end:
+            pruned: pipeline.Pruned = end.value
+            return pruned
+        report(step.model_copy(update={"fraction": _BEGIN + (_END - _BEGIN) * step.fraction}))
+
+
+def _dataset(folder: Path, name: str, inputs: tuple[Input, ...]) -> Dataset:
+    try:
+        return bind(read_dataset(folder / name), inputs)
+    except DatasetError as error:
+        error.extensions["dataset"] = name
+        raise
+
+
+def _device(asked: str) -> torch.device:
+    if asked != "auto":
+        return torch.device(asked)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _deterministic(seed: int, device: torch.device) -> None:
+    torch.manual_seed(seed)
+    if device.type == "cuda":  # on the CPU every kernel is deterministic for a given number of threads
+        # A kernel without a deterministic form only warns: refusing such a model would help nobody.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def _checked_hashes(folder: Path, stated: Mapping[str, str]) -> dict[str, str]:
+    names = [name for name in ("model", "calibration", "validation") if (folder / name).exists()]
+    hashes = {name: sha256(folder / name) for name in names}
+    for name, digest in hashes.items():
+        if stated.get(name, digest) != digest:
+            raise PruningError(f"{name!r} was damaged on the way here.", expected=stated[name], received=digest)
+    return hashes
+
+
+def _how_to_check(recipe: Recipe, digest: str, device: torch.device) -> str:
+    return (
+        f"The SHA-256 of the model file is {digest}. Send the same model, data and recipe (seed {recipe.seed}) again: "
+        f"on the same kind of machine ({device.type}, {torch.get_num_threads()} threads) with the same versions, the "
+        "bytes are the same. In masks.safetensors every False marks a weight that is exactly zero in the model. The "
+        "file was read again after writing, and every weight compared bit for bit."
+    )
+
+
+def _summary(report: Report) -> dict[str, Any]:
+    """Return the few numbers that belong beside a job's state."""
+    pruning, file = report.pruning, report.file
+    qualities = {"dense": pruning.dense, "magnitude": pruning.magnitude, "pruned": pruning.pruned}
+    return {
+        "algorithm": pruning.algorithm,
+        "sparsity": pruning.sparsity,
+        "sparsity_requested": pruning.sparsity_requested,
+        "pattern_holds": pruning.pattern_holds,
+        "data": pruning.data,
+        "quality": {name: quality.model_dump(exclude_none=True) for name, quality in qualities.items()},
+        "stages": {stage.name: stage.seconds for stage in pruning.stages},
+        "notes": list(pruning.notes),
+        "device": pruning.device,
+        **file.model_dump(include={"size_bytes", "size_bytes_before", "compressed_bytes", "compressed_bytes_before"}),
+        "speedup": file.speedup,
+    }
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return torch.equal(*(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for t in (a, b)))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
