@@ -1,0 +1,397 @@
+"""The use cases of jobs. The api calls these, and nothing below them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, Literal
+
+from jobs import layout
+from jobs.bucket import Bucket, Stored
+from jobs.clock import Clock, Down
+from jobs.errors import Conflict, NotFound, NotReady, RejectedUpload, Unavailable
+from jobs.ids import Kind, is_id, new_id
+from jobs.index import Index
+from jobs.ledger import Item, Ledger
+from jobs.paging import Pager
+from jobs.queue import QUEUES, Queue
+from jobs.reconciler import Counts, Reconciler
+from jobs.records import JobView, UploadView, now
+from jobs.settings import Settings
+from jobs.states import ENDED
+from jobs.uploads import PendingUpload, Uploads
+from jobs.views import Views
+from pruning_core.errors import InputError
+from pruning_core.recipe import Recipe
+
+#: Name of an artifact for the user -> its name in the outcome.
+ARTIFACTS = ("model", "masks", "report")
+MAX_LABELS = 32
+MAX_LABEL_LENGTH = 256
+MAX_KEY_LENGTH = 255
+
+
+class Service:
+    """Everything a user can do with jobs and uploads. Safe to share between threads; not across a fork."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self.bucket = Bucket(self.settings)
+        self.clock = Clock(self.settings)
+        self.index = Index(self.bucket, self.clock)
+        self.queue = Queue(self.settings, self.clock)
+        self.ledger = Ledger(self.settings, self.bucket, self.clock, self.index)
+        self.reconciler = Reconciler(self.ledger, self.clock, self.index, self.queue)
+        self._views = Views(self.ledger, self.clock, self.index)
+        # Reading a page of items is many small reads of the bucket; they overlap.
+        self._threads = ThreadPoolExecutor(8, thread_name_prefix="jobs")
+        self._pager = Pager(self.bucket, self.index, self._threads)
+        self.uploads = Uploads(self.ledger, self._views, self._pager, self.announce)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.queue.close()
+        self.clock.redis.close()
+
+    # -- uploads ---------------------------------------------------------------------------------------------------
+
+    def begin_upload(
+        self,
+        kind: Literal["model", "dataset"],
+        *,
+        filename: str | None = None,
+        format_hint: str | None = None,
+        expected_sha256: str | None = None,
+    ) -> PendingUpload:
+        """Begin to store an upload; see `PendingUpload`."""
+        return self.uploads.begin(kind, filename, format_hint, expected_sha256)
+
+    def create_upload(
+        self,
+        kind: Literal["model", "dataset"],
+        stream: Iterator[bytes],
+        *,
+        filename: str | None = None,
+        format_hint: str | None = None,
+        expected_sha256: str | None = None,
+    ) -> UploadView:
+        """Store an upload from a stream; nothing is left if that fails.
+
+        Raises:
+            TooLarge: It is larger than the service accepts.
+            DigestMismatch: The bytes do not have the expected SHA-256.
+            InputError: There are no bytes.
+            Unavailable: The bucket does not answer.
+        """
+        pending = self.begin_upload(kind, filename=filename, format_hint=format_hint, expected_sha256=expected_sha256)
+        try:
+            for chunk in stream:
+                pending.write(chunk)
+            return pending.finish()
+        except BaseException:
+            pending.abort()
+            raise
+
+    def get_upload(self, upload: str) -> UploadView | None:
+        """Return the upload, or None if there is none of this id."""
+        return self.uploads.get(upload)
+
+    def list_uploads(
+        self, kind: Literal["model", "dataset"], cursor: str | None = None, limit: int = 50
+    ) -> tuple[list[UploadView], str | None]:
+        """Return a page of uploads, newest first, and the cursor of the next page if there is more.
+
+        Raises:
+            InputError: The cursor or the limit cannot be used.
+        """
+        return self.uploads.page(kind, cursor, limit)
+
+    def delete_upload(self, upload: str) -> None:
+        """Delete an upload and its bytes.
+
+        Raises:
+            NotFound: There is none of this id.
+            Conflict: A job that has not ended uses it.
+        """
+        self.uploads.delete(upload)
+
+    # -- jobs ------------------------------------------------------------------------------------------------------
+
+    def create_job(
+        self,
+        model: str,
+        calibration: str,
+        validation: str | None,
+        recipe: Any,
+        labels: dict[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> tuple[JobView, bool]:
+        """Record a job and hint the workers. Works without Redis: the bucket has the job when this returns.
+
+        Args:
+            model: Id of a model.
+            calibration: Id of a dataset.
+            validation: Id of a dataset to measure quality on, or None.
+            recipe: What the user sent under ``recipe``.
+            labels: The user's own names and values.
+            idempotency_key: Two calls with the same key and body make one job.
+
+        Returns:
+            The job, and whether this call made it.
+
+        Raises:
+            NotFound: The model or a dataset does not exist.
+            RejectedUpload: The model or a dataset was found unusable.
+            RecipeError: The recipe cannot be used.
+            InputError: Labels or key cannot be used.
+            Conflict: The key was used with another body.
+            Unavailable: The bucket does not answer.
+        """
+        body = {
+            "model": model,
+            "calibration": calibration,
+            "validation": validation,
+            "recipe": recipe,
+            "labels": _checked_labels(labels or {}),
+        }
+        if idempotency_key is None:
+            return self._record(new_id("job"), self._checked(body)), True
+        if not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
+            raise InputError(
+                "The idempotency key has an impossible length.",
+                expected=f"1 to {MAX_KEY_LENGTH} characters",
+                received=f"{len(idempotency_key)} characters",
+            )
+        with self._one_at_a_time(f"idempotency:{layout.idempotency(idempotency_key)}"):
+            return self._create_idempotent(body, idempotency_key)
+
+    def _create_idempotent(self, body: dict[str, Any], idempotency_key: str) -> tuple[JobView, bool]:
+        where, digest = layout.idempotency(idempotency_key), _digest(body)
+        known = self.bucket.get_json(where)
+        if known is None:
+            checked = self._checked(body)
+            mine = {"job": new_id("job"), "digest": digest, "created_at": now()}
+            if self.bucket.write_once(where, mine):
+                return self._record(mine["job"], checked), True
+            known = self.bucket.get_json(where) or mine
+        if known["digest"] != digest:
+            raise Conflict(
+                "This idempotency key was used before with another body.",
+                advice="Use a new key for a new job; repeat a request with exactly the same body.",
+                job=known["job"],
+            )
+        job: str = known["job"]
+        # A crash between the two writes leaves a key without its job: then it is made now, under the same id.
+        return self.get_job(job) or self._record(job, self._checked(body)), False
+
+    def _checked(self, body: dict[str, Any]) -> dict[str, Any]:
+        recipe = Recipe.parse(body["recipe"])
+        kinds: tuple[tuple[str, Kind], ...] = (
+            ("model", "model"),
+            ("calibration", "dataset"),
+            ("validation", "dataset"),
+        )
+        for field, kind in kinds:
+            upload = body[field]
+            if upload is None and field == "validation":
+                continue
+            found = self.ledger.read(upload) if isinstance(upload, str) and is_id(kind, upload) else None
+            if found is None:
+                raise NotFound(
+                    f"{field}: there is no {kind} of this id.",
+                    expected=f"the id of an uploaded {kind}",
+                    received=str(upload)[:64],
+                    advice=f"Upload it first: POST /{kind}s.",
+                    field=field,
+                )
+            if found.outcome is not None and found.outcome["state"] == "rejected":
+                raise rejection(field, upload, found.outcome.get("problem"))
+        return {**body, "normalised": recipe.model_dump(mode="json")}
+
+    def _record(self, job: str, checked: dict[str, Any]) -> JobView:
+        request = {"id": job, "kind": "job", "created_at": now(), **checked}
+        if self.bucket.write_once(layout.request(job), request):
+            self.announce(job)
+            return self._views.job(Item(id=job, request=request, outcome=None))
+        view = self.get_job(job)
+        if view is None:
+            raise Unavailable("The bucket lost a job that it just held.", advice="Try again in a moment.")
+        return view
+
+    def announce(self, item: str) -> None:
+        """Note a new item in Redis and hint the workers; if Redis is down, the reconciler does it later."""
+        try:
+            self.index.add(item)
+            self.queue.enqueue(item)
+        except Down:
+            self.reconciler.remember(item)
+
+    def get_job(self, job: str) -> JobView | None:
+        """Return the job, or None if there is none of this id."""
+        found = self.ledger.read(job) if is_id("job", job) else None
+        return None if found is None else self._views.job(found)
+
+    def list_jobs(
+        self,
+        cursor: str | None = None,
+        limit: int = 50,
+        *,
+        state: str | None = None,
+        label: tuple[str, str] | None = None,
+    ) -> tuple[list[JobView], str | None]:
+        """Return a page of jobs, newest first, and the cursor of the next page if there may be more.
+
+        With a filter a page may be shorter than ``limit``, even empty, and still have a next one.
+
+        Args:
+            cursor: From the page before, or None.
+            limit: 1 to 200.
+            state: Only jobs in this state.
+            label: Only jobs with this label: name and value.
+
+        Raises:
+            InputError: The cursor or the limit cannot be used.
+        """
+
+        def wanted(summary: dict[str, Any]) -> bool:
+            return (state is None or summary["state"] == state) and (
+                label is None or summary["labels"].get(label[0]) == label[1]
+            )
+
+        def read(job: str) -> JobView | None:
+            view = self.get_job(job)
+            if view is None:
+                with suppress(Down):
+                    self.index.remove(job)
+            elif view.state in ENDED:
+                with suppress(Down):
+                    self.index.summarise(job, _summary(view))
+            return view
+
+        return self._pager.page("job", cursor, limit, read, _summary, wanted)
+
+    def cancel_job(self, job: str) -> JobView:
+        """Cancel a job; cancelling a cancelled one changes nothing.
+
+        A job that no worker holds is cancelled when this returns; a worker that holds it stops within seconds.
+
+        Raises:
+            NotFound: There is none of this id.
+            Conflict: It has ended otherwise.
+        """
+        found = self.ledger.read(job) if is_id("job", job) else None
+        if found is None:
+            raise NotFound("There is no job of this id.", received=job[:64])
+        if found.outcome is None:
+            self.bucket.write_once(layout.cancel(job), {"cancelled_at": now()})
+            try:
+                self.clock.flag_cancel(job)
+                token = self.clock.claim(job)
+                if token is not None:
+                    try:
+                        self.ledger.resolve(job, token)
+                    finally:
+                        self.clock.release(job, token)
+            except Down:
+                self.reconciler.remember(job)
+            found = self.ledger.read(job) or found
+        view = self._views.job(found)
+        if view.state in ENDED and view.state != "cancelled":
+            raise Conflict(
+                f"The job has already {view.state}; only a queued or running job can be cancelled.",
+                expected="queued or running",
+                received=view.state,
+            )
+        return view
+
+    def artifact(self, job: str, name: Literal["model", "masks", "report"]) -> tuple[str, Stored]:
+        """Return the key and the record of an artifact of a job that succeeded; its SHA-256 is always known.
+
+        Raises:
+            NotFound: There is no such job or artifact.
+            NotReady: The job has not succeeded (yet).
+        """
+        found = self.ledger.read(job) if is_id("job", job) else None
+        if found is None or name not in ARTIFACTS:
+            raise NotFound(f"There is no {name} of this job." if found else "There is no job of this id.")
+        view = self._views.job(found)
+        if found.outcome is None or view.state != "succeeded":
+            raise NotReady(
+                f"The job has no {name}: it is {view.state}.",
+                expected="succeeded",
+                received=view.state,
+                advice="Poll the job until it has succeeded." if view.state not in ENDED else "See the job's error.",
+                error=view.error,
+            )
+        artifact = found.outcome["artifacts"][name]
+        stored = self.bucket.head(artifact["key"])
+        if stored is None:
+            raise NotFound(f"The {name} of this job is not in the bucket any more.")
+        return stored.key, stored
+
+    # -- upkeep ----------------------------------------------------------------------------------------------------
+
+    def reconcile(self) -> Counts:
+        """Do one round of the reconciler; call it every ``settings.reconcile_seconds``."""
+        return self.reconciler.tick()
+
+    def ready(self) -> dict[str, bool]:
+        """Return which parts answer: ``bucket``, ``redis``, ``worker`` (each queue is served by a live worker)."""
+        checks = {"bucket": True, "redis": True, "worker": False}
+        try:
+            self.bucket.check()
+        except Unavailable:
+            checks["bucket"] = False
+        try:
+            checks["worker"] = all(self.clock.living(queue) for queue in QUEUES)
+        except Down:
+            checks["redis"] = False
+        return checks
+
+    @contextmanager
+    def _one_at_a_time(self, name: str) -> Iterator[None]:
+        with ExitStack() as stack:
+            try:
+                locked = stack.enter_context(self.clock.lock(name, seconds=60, wait=20))
+            except Down:
+                locked = True  # then write_once's own lock, and the server's If-None-Match, must do
+            if not locked:
+                raise Conflict("A request with this idempotency key is being handled.", advice="Try again.")
+            yield
+
+
+def _summary(view: JobView) -> dict[str, Any]:
+    return {"state": view.state, "labels": view.labels}
+
+
+def rejection(field: str, upload: str, problem: dict[str, Any] | None) -> RejectedUpload:
+    """Return the error of a job that names a rejected upload, with what the inspection found."""
+    return RejectedUpload(
+        f"{field}: the upload was rejected: {(problem or {}).get('detail', 'no reason was recorded')}",
+        received=upload,
+        advice=(problem or {}).get("advice"),
+        field=field,
+        problem=problem,
+    )
+
+
+def _checked_labels(labels: dict[str, str]) -> dict[str, str]:
+    fits = (
+        isinstance(labels, dict)
+        and len(labels) <= MAX_LABELS
+        and all(isinstance(text, str) and len(text) <= MAX_LABEL_LENGTH for pair in labels.items() for text in pair)
+    )
+    if not fits:
+        raise InputError(
+            "The labels cannot be used.",
+            expected=f"at most {MAX_LABELS} pairs of texts of at most {MAX_LABEL_LENGTH} characters",
+        )
+    return labels
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

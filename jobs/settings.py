@@ -1,0 +1,48 @@
+"""Settings, read from the environment here and nowhere else (variables ``PRUNING_…``)."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+GiB = 2**30
+
+
+class Settings(BaseSettings):
+    """All knobs of api and worker. Durations in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="PRUNING_", frozen=True, extra="ignore")
+
+    # Never printed: a Redis URL carries its password.
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", repr=False)
+    redis_timeout: float = Field(default=2.0, gt=0, description="Of one Redis call; then it counts as down.")
+    s3_endpoint: str | None = Field(default=None, description="None: the endpoint of the region.")
+    s3_access_key: str | None = Field(default=None, repr=False, description="None: the SDK's own credential chain.")
+    s3_secret_key: str | None = Field(default=None, repr=False)
+    s3_bucket: str = "pruning"
+    s3_region: str = "us-east-1"
+
+    max_upload_bytes: int = Field(default=16 * GiB, gt=0)
+    lease_seconds: float = Field(default=10.0, gt=0, description="A worker not heard of for so long is dead.")
+    heartbeat_seconds: float = Field(default=2.0, gt=0)
+    reconcile_seconds: float = Field(default=2.0, gt=0)
+    rescan_seconds: float = Field(default=600.0, gt=0, description="How often Redis is compared with the whole bucket.")
+    max_attempts: int = Field(default=3, ge=1)
+    shutdown_seconds: float = Field(default=20.0, gt=0, description="For a stopping worker to hand back its job.")
+
+    work_dir: Path = Field(
+        default_factory=lambda: Path(tempfile.gettempdir()) / "pruning-work",
+        description="Scratch space of the worker; emptied of what dead processes left there.",
+    )
+    device: str = Field(default="auto", description="'auto', 'cpu' or 'cuda'.")
+    job_memory_bytes: int = Field(default=16 * GiB, gt=0)
+    job_cpu_seconds: int = Field(default=24 * 3600, gt=0, description="CPU seconds over all cores.")
+    job_wall_seconds: float = Field(default=6 * 3600.0, gt=0)
+    job_file_bytes: int = Field(default=32 * GiB, gt=0)
+    inspection_memory_bytes: int = Field(default=8 * GiB, gt=0)
+    inspection_cpu_seconds: int = Field(default=600, gt=0)
+    inspection_wall_seconds: float = Field(default=300.0, gt=0)
+    inspection_file_bytes: int = Field(default=64 * 2**20, gt=0)

@@ -1,0 +1,180 @@
+"""The use cases of uploads: models and datasets, which a worker inspects after they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Literal, cast
+
+from jobs import layout
+from jobs.bucket import BucketWriter
+from jobs.clock import Down
+from jobs.errors import Conflict, NotFound, TooLarge, Unavailable
+from jobs.ids import is_id, new_id
+from jobs.ledger import Item, Ledger
+from jobs.paging import Pager
+from jobs.records import UploadView, now
+from jobs.views import Views
+from pruning_core.errors import InputError
+
+MAX_NAME_LENGTH = 255
+_USES = ("model", "calibration", "validation")
+
+
+class PendingUpload:
+    """An upload on its way. The item exists, and is promised, only when `finish` returns."""
+
+    def __init__(
+        self,
+        owner: Uploads,
+        item: str,
+        writer: BucketWriter,
+        *,
+        filename: str | None,
+        format_hint: str | None,
+        max_bytes: int,
+    ) -> None:
+        self.id = item
+        self._owner, self._writer, self._max_bytes = owner, writer, max_bytes
+        self._filename, self._format_hint = filename, format_hint
+
+    @property
+    def size(self) -> int:
+        """Bytes taken so far."""
+        return self._writer.size
+
+    def write(self, chunk: bytes) -> None:
+        """Take more bytes; blocks while a part goes to the bucket.
+
+        Raises:
+            TooLarge: That is more than the service accepts; call `abort`.
+            Unavailable: The bucket does not answer; call `abort`.
+        """
+        if self._writer.size + len(chunk) > self._max_bytes:
+            raise TooLarge(
+                f"The body is larger than the {self._max_bytes} bytes that this service accepts.",
+                expected=f"at most {self._max_bytes} bytes",
+                limit=self._max_bytes,
+            )
+        self._writer.write(chunk)
+
+    def finish(self) -> UploadView:
+        """Store the upload for good and let a worker inspect it.
+
+        Raises:
+            DigestMismatch: The bytes do not have the expected SHA-256; call `abort`.
+            InputError: There were no bytes.
+            Unavailable: The bucket does not answer; call `abort`.
+        """
+        if self._writer.size == 0:
+            raise InputError("The body is empty.", expected="the bytes of a file", received="0 bytes")
+        stored = self._writer.finish()
+        return self._owner.record(
+            self.id,
+            filename=self._filename,
+            format_hint=self._format_hint,
+            size=stored.size,
+            sha256=cast(str, stored.sha256),
+        )
+
+    def abort(self) -> None:
+        """Throw away what was stored so far; never raises."""
+        self._writer.abort()
+        self._owner.discard(self.id)
+
+
+class Uploads:
+    """The use cases; `jobs.service.Service` offers them."""
+
+    def __init__(self, ledger: Ledger, views: Views, pager: Pager, announce: Callable[[str], None]) -> None:
+        self._ledger, self._views, self._pager, self._announce = ledger, views, pager, announce
+        self._bucket, self._index = ledger.bucket, ledger.index
+
+    def begin(
+        self,
+        kind: Literal["model", "dataset"],
+        filename: str | None,
+        format_hint: str | None,
+        expected_sha256: str | None,
+    ) -> PendingUpload:
+        """Begin to store an upload."""
+        item = new_id(kind)
+        if filename is not None and len(filename) > MAX_NAME_LENGTH:
+            raise InputError("The filename is too long.", expected=f"at most {MAX_NAME_LENGTH} characters")
+        return PendingUpload(
+            self,
+            item,
+            self._bucket.writer(layout.file(item), sha256=expected_sha256),
+            filename=filename,
+            format_hint=format_hint,
+            max_bytes=self._ledger.settings.max_upload_bytes,
+        )
+
+    def record(self, item: str, *, filename: str | None, format_hint: str | None, size: int, sha256: str) -> UploadView:
+        """Record an upload whose bytes are stored and verified: from now on it exists."""
+        kind = "model" if is_id("model", item) else "dataset"
+        request = {
+            "id": item,
+            "kind": kind,
+            "filename": filename,
+            "format_hint": format_hint,
+            "size": size,
+            "sha256": sha256,
+            "created_at": now(),
+        }
+        self._bucket.write_once(layout.request(item), request)
+        self._announce(item)
+        return self._views.upload(Item(id=item, request=request, outcome=None))
+
+    def discard(self, item: str) -> None:
+        """Remove the bytes of an upload that was never recorded; never raises."""
+        with suppress(Unavailable):
+            if self._bucket.head(layout.request(item)) is None:
+                self._bucket.delete_prefix(layout.prefix(item))
+
+    def get(self, upload: str) -> UploadView | None:
+        """Return the upload, or None."""
+        found = self._ledger.read(upload) if is_id("model", upload) or is_id("dataset", upload) else None
+        return None if found is None else self._views.upload(found)
+
+    def page(
+        self, kind: Literal["model", "dataset"], cursor: str | None, limit: int
+    ) -> tuple[list[UploadView], str | None]:
+        """Return a page, newest first, and the cursor of the next."""
+        return self._pager.page(kind, cursor, limit, self.get)
+
+    def delete(self, upload: str) -> None:
+        """Delete an upload unless an open job uses it. Its record goes first: then no new job can name it.
+
+        Raises:
+            NotFound: There is none of this id.
+            Conflict: A job that has not ended uses it.
+        """
+        if self.get(upload) is None:
+            raise NotFound("There is no upload of this id.", received=upload[:64])
+        user = self._open_job_with(upload)
+        if user is not None:
+            raise Conflict(
+                "A job that has not ended uses this upload.",
+                advice="Wait until the job has ended, or cancel it first.",
+                job=user,
+            )
+        self._bucket.delete_prefix(layout.prefix(upload))
+        with suppress(Down):
+            self._index.remove(upload)
+            self._ledger.clock.forget(upload)
+
+    def _open_job_with(self, upload: str) -> str | None:
+        for job in self._open_jobs():
+            found = self._ledger.read(job)
+            if found is not None and found.outcome is None and upload in map(found.request.get, _USES):
+                return job
+        return None
+
+    def _open_jobs(self) -> list[str]:
+        try:
+            if self._index.complete():
+                return self._index.open("job")
+        except Down:
+            pass
+        return sorted(self._index.open_in_bucket("job"))
