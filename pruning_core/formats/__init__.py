@@ -1,0 +1,5 @@
+"""Model files: bytes <-> `Network`. Uploaded bytes are read as data and never executed."""
+
+from pruning_core.formats.formats import model_format, read_model, write_model
+
+__all__ = ["model_format", "read_model", "write_model"]

@@ -1,0 +1,8 @@
+"""Network: the exported graph as data, its prunable layers in execution order, and `Network.run`."""
+
+from pruning_core.network.graph import Graph, Node, OwnDevice, Ref
+from pruning_core.network.interpreter import NodeFailed
+from pruning_core.network.layers import Layer
+from pruning_core.network.network import Input, Network
+
+__all__ = ["Graph", "Input", "Layer", "Network", "Node", "NodeFailed", "OwnDevice", "Ref"]

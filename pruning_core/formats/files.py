@@ -1,0 +1,53 @@
+"""Helpers for writing: a copy that appears whole or not at all, and comparison bit by bit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def appearing(target: Path) -> Iterator[IO[bytes]]:
+    """Yield an empty file that takes the target's place when the block ends without an error."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def copied(source: Path, target: Path) -> Iterator[IO[bytes]]:
+    """Yield a copy of the source, to be patched in place, that takes the target's place in the end."""
+    with appearing(target) as file, source.open("rb") as original:
+        shutil.copyfileobj(original, file, 2**20)
+        yield file
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Return whether two CPU tensors of one shape and dtype hold the same bits (NaN equals NaN, 0 differs from -0).
+
+    >>> same_bits(torch.tensor([float("nan")]), torch.tensor([float("nan")]))
+    True
+    >>> same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
+    False
+    """
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.numel() == 0:
+        return True
+    return torch.equal(a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8))

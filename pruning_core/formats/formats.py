@@ -1,0 +1,111 @@
+"""Which format a file has, and reading and writing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pruning_core.errors import ModelError
+from pruning_core.formats.archive import MAGIC, Archive
+from pruning_core.formats.files import same_bits
+from pruning_core.formats.pt2 import read_pt2
+from pruning_core.formats.pt2_write import write_pt2
+from pruning_core.formats.tensors import (
+    CONFIG_NAME,
+    TENSORS_NAME,
+    looks_like_safetensors,
+    read_folder,
+    read_safetensors,
+    read_zip,
+    write_folder,
+    write_safetensors,
+    write_zip,
+)
+from pruning_core.network.network import Network
+
+_READERS = {
+    "pt2": read_pt2,
+    "safetensors": read_safetensors,
+    "safetensors-zip": read_zip,
+    "safetensors-folder": read_folder,
+}
+_WRITERS = {
+    "pt2": write_pt2,
+    "safetensors": write_safetensors,
+    "safetensors-zip": write_zip,
+    "safetensors-folder": write_folder,
+}
+
+
+def model_format(path: str | Path) -> str:
+    """Return the format of a model, judged by its first bytes and the names of its members, never by its file name.
+
+    Returns:
+        ``"pt2"``, ``"safetensors"``, ``"safetensors-zip"``, or ``"safetensors-folder"`` for a directory.
+
+    Raises:
+        ModelError: It is none of them.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return "safetensors-folder"
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head.startswith(MAGIC):
+        names = Archive(path).members.keys()
+        return "safetensors-zip" if {TENSORS_NAME, CONFIG_NAME} <= names else "pt2"
+    if looks_like_safetensors(head, path.stat().st_size):
+        return "safetensors"
+    raise ModelError(
+        "This is not a model file that is known.",
+        expected="a .pt2 archive (torch.export.save), or safetensors with a config",
+        received=f"a file that begins with {head[:8].hex(' ')}" if head else "an empty file",
+        advice="Export with torch.export.save(torch.export.export(model.eval(), ...), 'model.pt2').",
+    )
+
+
+def read_model(path: str | Path) -> Network:
+    """Return the network in a model file. Nothing in the file is executed; weights are read lazily.
+
+    Args:
+        path: A ``.pt2`` archive, a ``.safetensors`` file with its config in the metadata, a zip archive of
+            ``model.safetensors`` and ``config.json``, or a directory that holds these two.
+
+    Raises:
+        ModelError: The file is broken, hostile or not a model.
+        UnsupportedModel: It is sound, but uses something that is not supported; says what and what to do.
+    """
+    path = Path(path)
+    return _READERS[model_format(path)](path)
+
+
+def write_model(network: Network, source: str | Path, target: str | Path) -> None:
+    """Write a network in the format of the file that it was read from, byte for byte but for changed weights.
+
+    Args:
+        network: Read from ``source``, perhaps with other weights since.
+        source: Where it was read from.
+        target: What to write; it appears whole or not at all.
+
+    Raises:
+        ModelError: The network and the source do not belong together.
+    """
+    source, target = Path(source), Path(target)
+    form = model_format(source)
+    original = _READERS[form](source)
+    shapes, wanted = (
+        {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.weights.items()}
+        for model in (network, original)
+    )
+    if shapes != wanted:
+        odd = sorted(name for name in {*shapes, *wanted} if shapes.get(name) != wanted.get(name))
+        raise ModelError(
+            "The network does not belong to this file: its weights have other names, shapes or dtypes.",
+            expected={name: str(wanted.get(name)) for name in odd[:5]},
+            received={name: str(shapes.get(name)) for name in odd[:5]},
+        )
+    changed = {
+        name: tensor.cpu()
+        for name, tensor in network.weights.items()
+        if not same_bits(tensor.cpu(), original.weights[name])
+    }
+    _WRITERS[form](changed, source, target)

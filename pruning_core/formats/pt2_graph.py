@@ -1,0 +1,267 @@
+"""The graph of a ``.pt2`` archive: JSON of torch's export schema 8 -> `Graph`. No name in it is ever resolved here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pruning_core.errors import ModelError, UnsupportedModel
+from pruning_core.formats.document import boolean, integer, mapping, member, number, sequence, text, union
+from pruning_core.network.graph import Node, Outputs, OwnDevice, Ref, Value
+from pruning_core.network.ops import ASSERTIONS
+
+MAX_NODES = 50_000
+MAX_ARGUMENTS = 10_000
+#: How deep no_grad regions may nest.
+_MAX_REGIONS = 8
+_GRAD_REGION = "higher_order.wrap_with_set_grad_enabled"
+
+#: torch._export.serde.schema.ScalarType
+DTYPES: dict[int, torch.dtype] = {
+    1: torch.uint8,
+    2: torch.int8,
+    3: torch.int16,
+    4: torch.int32,
+    5: torch.int64,
+    6: torch.float16,
+    7: torch.float32,
+    8: torch.float64,
+    10: torch.complex64,
+    11: torch.complex128,
+    12: torch.bool,
+    13: torch.bfloat16,
+}
+_MEMORY_FORMATS: dict[int, torch.memory_format] = {
+    1: torch.contiguous_format,
+    2: torch.channels_last,
+    3: torch.channels_last_3d,
+    4: torch.preserve_format,
+}
+_STRIDED = 7
+
+
+def dtype(value: Any, where: str) -> torch.dtype:
+    """Return the dtype of a ScalarType code.
+
+    Raises:
+        UnsupportedModel: It is not one of the common ones.
+    """
+    code = integer(value, where)
+    if code not in DTYPES:
+        raise UnsupportedModel(
+            f"{where} has a dtype that is not supported.",
+            expected=[str(d).removeprefix("torch.") for d in DTYPES.values()],
+            received=f"ScalarType {code}",
+        )
+    return DTYPES[code]
+
+
+def strided(value: Any, where: str) -> torch.layout:
+    """Return ``torch.strided``, or raise UnsupportedModel for sparse and other layouts."""
+    if integer(value, where) != _STRIDED:
+        raise UnsupportedModel(f"{where} is not a strided (dense) tensor.", expected="layout strided", received=value)
+    return torch.strided
+
+
+class Scope:
+    """What the names of one graph stand for."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Value] = {}
+
+    def define(self, name: str, value: Value) -> None:
+        """Give a name its value.
+
+        Raises:
+            ModelError: It has one already.
+        """
+        if name in self._values:
+            raise ModelError(f"The graph defines the value {name!r} twice.")
+        self._values[name] = value
+
+    def __getitem__(self, name: str) -> Value:
+        if name not in self._values:
+            raise ModelError(f"The graph uses the value {name!r} before it is defined.")
+        return self._values[name]
+
+
+class NodeParser:
+    """Turns the JSON nodes of a graph and of its no_grad regions into one flat list of nodes."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self._regions = 0
+        self._count = 0
+
+    def parse(self, nodes: Any, scope: Scope, *, prefix: str = "", grad: bool = True) -> None:
+        """Append the nodes of one graph.
+
+        Args:
+            nodes: The JSON array.
+            scope: Its graph's names; the nodes' results are added.
+            prefix: Put before the names of a region's values, to keep them apart.
+            grad: Whether gradients flow here.
+
+        Raises:
+            ModelError: The graph is malformed or too large.
+            UnsupportedModel: It has other regions than no_grad ones.
+        """
+        items = sequence(nodes, "The list of nodes")
+        self._count += len(items)
+        if self._count > MAX_NODES:
+            raise ModelError("The graph is too large.", expected=f"at most {MAX_NODES} nodes", received=self._count)
+        for i, item in enumerate(items):
+            where = f"Node {i}"
+            target = text(member(item, "target", where), f"{where}: target")
+            op = (
+                target.removeprefix("torch.ops.").removeprefix("_")
+                if target.startswith(("torch.ops.", "_operator."))
+                else target
+            )
+            inputs = sequence(member(item, "inputs", where), f"{where}: inputs", MAX_ARGUMENTS)
+            results = sequence(member(item, "outputs", where), f"{where}: outputs", MAX_ARGUMENTS)
+            name = prefix + text(mapping(item, where).get("name") or f"node_{i}", f"{where}: name")
+            if op in ASSERTIONS:
+                continue
+            if op == _GRAD_REGION:
+                self._region(name, inputs, results, scope)
+                continue
+            arguments = _arguments(op, inputs, scope, f"{where} ({op})")
+            outputs = _outputs(results, scope, prefix, f"{where} ({op})")
+            self.nodes.append(Node(name=name, op=op, arguments=arguments, outputs=outputs, grad=grad))
+
+    def _region(self, name: str, inputs: list[Any], results: list[Any], scope: Scope) -> None:
+        """Inline ``wrap_with_set_grad_enabled(enabled, graph, *values)``."""
+        where = f"The no_grad region {name!r}"
+        values = [member(item, "arg", where) for item in inputs]
+        if len(values) < 2 or self._regions >= _MAX_REGIONS:
+            raise ModelError(f"{where} is malformed or nests too deeply.", expected="enabled, graph, values")
+        enabled = boolean(member(values[0], "as_bool", where), f"{where}: enabled")
+        graph = member(member(values[1], "as_graph", where), "graph", where)
+        inner = Scope()
+        formal = sequence(member(graph, "inputs", where), f"{where}: inputs")
+        if len(formal) != len(values) - 2:
+            raise ModelError(f"{where} gets {len(values) - 2} values.", expected=len(formal), received=len(values) - 2)
+        for own, given in zip(formal, values[2:], strict=True):
+            if (own_name := value_name(own, where)) is not None:
+                inner.define(own_name, argument(given, scope, where))
+        self._regions += 1
+        self.parse(member(graph, "nodes", where), inner, prefix=f"{name}/", grad=enabled)
+        self._regions -= 1
+        found = [argument(item, inner, where) for item in sequence(member(graph, "outputs", where), where)]
+        flat = results
+        if len(results) == 1 and union(results[0], where)[0] == "as_tensors":
+            flat = [{"as_tensor": item} for item in sequence(union(results[0], where)[1], where)]
+        if len(flat) != len(found):
+            raise ModelError(f"{where} has other results than its graph.", expected=len(found), received=len(flat))
+        for item, value in zip(flat, found, strict=True):
+            if (outer := value_name(item, where)) is not None:
+                scope.define(outer, value)
+
+
+def _arguments(op: str, inputs: list[Any], scope: Scope, where: str) -> dict[str, Value]:
+    arguments: dict[str, Value] = {}
+    for i, item in enumerate(inputs):
+        key = text(member(item, "name", where), f"{where}: argument name")
+        if not op.startswith("aten."):
+            key = str(i)  # scalar arithmetic is positional
+        if key in arguments:
+            raise ModelError(f"{where} gives the argument {key!r} twice.")
+        arguments[key] = argument(member(item, "arg", where), scope, f"{where}: {key}")
+    return arguments
+
+
+def _outputs(results: list[Any], scope: Scope, prefix: str, where: str) -> Outputs:
+    """Return where the results go: one value as it is, several (or one list of values) item by item."""
+
+    def bind(item: Any) -> Outputs:
+        kind, value = union(item, where)
+        if kind in ("as_tensors", "as_sym_ints"):
+            wrap = "as_tensor" if kind == "as_tensors" else "as_sym_int"
+            return tuple(bind({wrap: part}) for part in sequence(value, where, MAX_ARGUMENTS))
+        name = value_name(item, where)
+        if name is not None:
+            scope.define(name, Ref(prefix + name))
+            return prefix + name
+        return None
+
+    if len(results) == 1:
+        return bind(results[0])
+    return tuple(bind(item) for item in results) or None
+
+
+def value_name(item: Any, where: str) -> str | None:
+    """Return the name in a tensor or symbolic argument; None for a constant."""
+    kind, value = union(item, where)
+    if kind == "as_tensor":
+        return text(member(value, "name", where), where)
+    if kind in ("as_sym_int", "as_sym_bool", "as_sym_float"):
+        inner, name = union(value, where)
+        return text(name, where) if inner == "as_name" else None
+    if kind in ("as_none", "as_int", "as_float", "as_bool", "as_string"):
+        return None
+    raise UnsupportedModel(f"{where} has a value of kind {kind!r}, which is not supported.", received=kind)
+
+
+def argument(item: Any, scope: Scope, where: str) -> Value:
+    """Return the value of a JSON argument.
+
+    Raises:
+        UnsupportedModel: It is a custom object, a graph or an operator.
+    """
+    kind, value = union(item, where)
+    if kind in _SCALARS:
+        return _SCALARS[kind](value, where)
+    if kind == "as_tensor":
+        return scope[text(member(value, "name", where), where)]
+    if kind in ("as_sym_int", "as_sym_bool", "as_sym_float", "as_optional_tensor"):
+        inner, content = union(value, where)
+        return scope[text(content, where)] if inner == "as_name" else argument(value, scope, where)
+    if kind in _LISTS:
+        wrap = _LISTS[kind]
+        return tuple(
+            argument({wrap: part} if wrap else part, scope, where) for part in sequence(value, where, MAX_ARGUMENTS)
+        )
+    raise UnsupportedModel(
+        f"{where} has an argument of kind {kind!r}, which is not supported.",
+        expected="tensors, numbers, flags and strings",
+        received=kind,
+    )
+
+
+_SCALARS: dict[str, Callable[[Any, str], Value]] = {
+    "as_none": lambda _value, _where: None,
+    "as_int": integer,
+    "as_float": number,
+    "as_bool": boolean,
+    "as_string": text,
+    "as_scalar_type": dtype,
+    "as_layout": strided,
+    "as_device": lambda _value, _where: OwnDevice(),
+    "as_memory_format": lambda value, where: _memory_format(value, where),
+    "as_complex": lambda value, where: complex(
+        number(member(value, "real", where), where), number(member(value, "imag", where), where)
+    ),
+}
+#: Lists -> how one item is wrapped to be an argument by itself; None if it already is.
+_LISTS: dict[str, str | None] = {
+    "as_tensors": "as_tensor",
+    "as_ints": "as_int",
+    "as_floats": "as_float",
+    "as_bools": "as_bool",
+    "as_strings": "as_string",
+    "as_sym_ints": "as_sym_int",
+    "as_sym_bools": "as_sym_bool",
+    "as_sym_floats": "as_sym_float",
+    "as_optional_tensors": None,
+    "as_nested_tensors": "as_tensors",
+}
+
+
+def _memory_format(value: Any, where: str) -> torch.memory_format:
+    code = integer(value, where)
+    if code not in _MEMORY_FORMATS:
+        raise ModelError(f"{where} has an unknown memory format.", expected=sorted(_MEMORY_FORMATS), received=code)
+    return _MEMORY_FORMATS[code]

@@ -1,0 +1,123 @@
+"""How large a result will be, for operations whose scalars alone decide it: checked before the memory is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pruning_core.network.kernels import check_size
+
+Arguments = Mapping[str, Any]
+Sizes = Sequence[int]
+
+
+def _size(a: Arguments) -> Sizes:
+    return list(a["size"])
+
+
+def _expand(a: Arguments) -> Sizes:
+    own = a["self"].shape
+    size = list(a["size"])
+    lead = len(size) - len(own)
+    return [own[i - lead] if n == -1 and i >= lead else n for i, n in enumerate(size)]
+
+
+def _repeat(key: str) -> Callable[[Arguments], Sizes]:
+    return lambda a: [a["self"].numel(), *a[key]]
+
+
+def _arange(a: Arguments) -> Sizes:
+    step = a.get("step", 1)
+    length = (a["end"] - a.get("start", 0)) / step if step else 0  # aten refuses step 0 itself
+    return [math.ceil(abs(length))]
+
+
+def _pad(a: Arguments) -> Sizes:
+    tensor, pad = a["self"], list(a["pad"] if "pad" in a else a["padding"])
+    sizes = list(tensor.shape)
+    for i in range(min(len(pad) // 2, len(sizes))):
+        sizes[-1 - i] += max(0, pad[2 * i]) + max(0, pad[2 * i + 1])
+    return sizes
+
+
+def _square_pad(a: Arguments) -> Sizes:
+    padding = a.get("padding", 0)
+    sides = list(padding) if isinstance(padding, list | tuple) else [] if isinstance(padding, str) else [padding]
+    spatial = list(a["input"].shape[2:])
+    if len(sides) == 1:
+        sides *= len(spatial)
+    grown = [n + 2 * abs(p) for n, p in zip(spatial, sides, strict=False)]
+    return [*a["input"].shape[:2], *grown] if grown else []
+
+
+def _upsample(a: Arguments) -> Sizes:
+    tensor = a["input"] if "input" in a else a["self"]
+    lead, spatial = list(tensor.shape[:2]), list(tensor.shape[2:])
+    if (size := a.get("output_size")) is not None:
+        return [*lead, *size]
+    factors = a.get("scale_factors") or [1.0]
+    return [*lead, *(math.ceil(n * abs(f)) for n, f in zip(spatial, factors, strict=False))]
+
+
+def _pool(a: Arguments) -> Sizes:
+    size = list(a["output_size"])
+    return [*a["self"].shape[: a["self"].dim() - len(size)], *size]
+
+
+def _fold(a: Arguments) -> Sizes:
+    return [a["self"].shape[0], a["self"].shape[-2], *a["output_size"]]
+
+
+def _transform(a: Arguments) -> Sizes:
+    n = a.get("n")
+    s = a.get("s") or ([] if n is None else [n])
+    return [a["self"].numel(), *s] if s else []
+
+
+_RULES: dict[str, Callable[[Arguments], Sizes]] = {
+    **dict.fromkeys(("full", "zeros", "ones", "new_full", "new_zeros", "new_ones", "affine_grid_generator"), _size),
+    **dict.fromkeys(("expand", "broadcast_to"), _expand),
+    "repeat": _repeat("repeats"),
+    "tile": _repeat("dims"),
+    "repeat_interleave": lambda a: [a["self"].numel(), a["repeats"]],
+    "one_hot": lambda a: [a["self"].numel(), max(1, a.get("num_classes", 1))],
+    "arange": _arange,
+    "linspace": lambda a: [a["steps"]],
+    "histc": lambda a: [a.get("bins", 100)],
+    "eye": lambda a: [a["n"], a.get("m", a["n"])],
+    **dict.fromkeys(("tril_indices", "triu_indices"), lambda a: [a["row"], a["col"]]),
+    "diag_embed": lambda a: [a["self"].numel(), max(a["self"].shape[-1:], default=1) + abs(a.get("offset", 0))],
+    **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
+    **dict.fromkeys((f"conv{d}d" for d in (1, 2, 3)), _square_pad),
+    "convolution": _square_pad,
+    **dict.fromkeys(
+        (
+            *(f"upsample_{kind}" for kind in ("bicubic2d", "bilinear2d", "linear1d", "trilinear3d")),
+            *(f"upsample_nearest{d}d" for d in (1, 2, 3)),
+            *(f"_upsample_{kind}2d_aa" for kind in ("bicubic", "bilinear")),
+        ),
+        _upsample,
+    ),
+    **dict.fromkeys((f"adaptive_{kind}_pool{d}d" for kind in ("avg", "max") for d in (1, 2, 3)), _pool),
+    **dict.fromkeys((f"_adaptive_avg_pool{d}d" for d in (2, 3)), _pool),
+    "col2im": _fold,
+    **dict.fromkeys(
+        (f"fft_{i}{kind}fft{n}" for i in ("", "i") for kind in ("", "r", "h") for n in ("", "2", "n")), _transform
+    ),
+}
+
+
+def check_allocation(op: str, arguments: Arguments) -> None:
+    """Refuse an operation whose scalar arguments ask for a huge result.
+
+    Args:
+        op: Its name on the allowlist.
+        arguments: Argument name -> value.
+
+    Raises:
+        UnsupportedModel: The result would have more than `kernels.MAX_ELEMENTS` elements.
+    """
+    rule = _RULES.get(op.split(".")[1]) if op.startswith("aten.") else None
+    if rule is not None:
+        check_size(rule(arguments), op)

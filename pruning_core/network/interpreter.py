@@ -1,0 +1,130 @@
+"""Runs a graph node by node. Differentiable, because every node is an ordinary aten call on ordinary tensors."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pruning_core.errors import ModelError, PruningError
+from pruning_core.network.allocation import check_allocation
+from pruning_core.network.graph import Graph, Node, Outputs, OwnDevice, Ref, Value
+from pruning_core.network.kernels import KERNELS, SCALAR_OPS
+from pruning_core.network.ops import argument_names, overload
+
+#: Sizes and flags stay in the range of a 64-bit integer.
+_MAX_SCALAR = 2**63
+
+
+class NodeFailed(ModelError, RuntimeError):  # noqa: N818
+    """An operation of the graph failed on these inputs; also a RuntimeError, which is what PyTorch raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A node made ready: what to call, and how its arguments are passed."""
+
+    node: Node
+    function: Callable[..., Any]
+    positional: tuple[str, ...]
+    keywords: tuple[str, ...]
+
+
+class Interpreter:
+    """Runs one graph, as often as wanted, with other weights, inputs and devices each time.
+
+    Args:
+        graph: Checked against the allowlist (`ops.check`).
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._calls = [_prepare(node) for node in graph.nodes]
+
+    def run(self, values: Mapping[str, Any], device: torch.device) -> tuple[Tensor, ...]:
+        """Return the graph's outputs.
+
+        Each intermediate value is let go after its last use, so that without autograd only live values take memory.
+
+        Args:
+            values: A value for every graph input, weights included.
+            device: Where new tensors are made.
+
+        Raises:
+            NodeFailed: An operation does not accept what it gets, e.g. inputs of a wrong shape.
+            UnsupportedModel: An operation asks for a huge tensor.
+        """
+        environment = dict(values)
+        for call, done in zip(self._calls, self._graph.last_uses, strict=True):
+            arguments = {name: _resolve(value, environment, device) for name, value in call.node.arguments.items()}
+            result = _perform(call, arguments)
+            _bind(call.node, call.node.outputs, result, environment)
+            for name in done:
+                del environment[name]
+        return tuple(environment[name] for name in self._graph.outputs)
+
+
+def _prepare(node: Node) -> _Call:
+    if node.op in SCALAR_OPS:
+        return _Call(node, SCALAR_OPS[node.op], tuple(node.arguments), ())
+    positional: list[str] = []
+    keywords: list[str] = []
+    gap = False
+    for name, keyword_only in argument_names(node.op):
+        gap = gap or keyword_only or name not in node.arguments
+        if name in node.arguments:
+            (keywords if gap else positional).append(name)
+    return _Call(node, KERNELS.get(node.op) or overload(node.op), tuple(positional), tuple(keywords))
+
+
+def _resolve(value: Value, environment: Mapping[str, Any], device: torch.device) -> Any:
+    if isinstance(value, Ref):
+        return environment[value.name]
+    if isinstance(value, tuple):
+        return [_resolve(item, environment, device) for item in value]
+    if isinstance(value, OwnDevice):
+        return device
+    return value
+
+
+def _perform(call: _Call, arguments: dict[str, Any]) -> Any:
+    node = call.node
+    try:
+        check_allocation(node.op, arguments)
+        with contextlib.nullcontext() if node.grad else torch.no_grad():
+            result = call.function(
+                *(arguments[name] for name in call.positional),
+                **{name: arguments[name] for name in call.keywords},
+            )
+        if node.op in SCALAR_OPS and abs(result) >= _MAX_SCALAR:
+            raise OverflowError("a size does not fit in 64 bits")
+    except (PruningError, torch.OutOfMemoryError, NotImplementedError):
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, ArithmeticError, AttributeError) as error:
+        if "allocate memory" in str(error):
+            raise
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NodeFailed(
+            f"The operation {node.op} (node {node.name!r}) failed: {message[:400]}",
+            advice="Check that the data has the shape and dtype that the model was exported for.",
+            node=node.name,
+        ) from error
+    return result
+
+
+def _bind(node: Node, outputs: Outputs, result: Any, environment: dict[str, Any]) -> None:
+    if isinstance(outputs, str):
+        environment[outputs] = result
+    elif outputs is not None:
+        if not isinstance(result, Sequence) or len(result) != len(outputs):
+            raise NodeFailed(
+                f"The graph names {len(outputs)} results of {node.op} (node {node.name!r}).",
+                expected=len(result) if isinstance(result, Sequence) else 1,
+                received=len(outputs),
+            )
+        for item, value in zip(outputs, result, strict=True):
+            _bind(node, item, value, environment)

@@ -1,0 +1,186 @@
+"""A network: an exported graph, its weights, and the layers that can be pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from pruning_core.errors import ModelError, UnsupportedModel
+from pruning_core.network import ops
+from pruning_core.network.graph import Graph
+from pruning_core.network.interpreter import Interpreter
+from pruning_core.network.layers import Layer, find_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """One tensor that the network takes.
+
+    Attributes:
+        name: As in the exported model's signature.
+        dtype: What it must be.
+        shape: What it must be; None stands for a dynamic dimension.
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int | None, ...]
+
+
+class Network:
+    """A network as a pure function of its weights and inputs. Immutable.
+
+    Attributes:
+        weights: Every parameter, buffer and constant by canonical name; tied names share one entry.
+        layers: The prunable layers, in execution order of first use.
+        unprunable: Weight name -> why it cannot be pruned.
+        inputs: What it takes, in order.
+        batch: The batch size it was exported with, or None if that is dynamic.
+        device: Where the weights are.
+
+    Args:
+        graph: What to compute.
+        weights: By canonical name; all that ``graph.weights`` names.
+        parameters: Which of the weights are parameters, not buffers or constants.
+        inputs: One for each of ``graph.inputs``, in order.
+        fixed: Weight name -> why its file cannot hold other values for it; such a weight is no layer.
+
+    Raises:
+        UnsupportedModel: An operation is not on the allowlist, or the inputs have no common batch dimension.
+        ModelError: The graph asks for a weight that is not there.
+    """
+
+    def __init__(
+        self,
+        *,
+        graph: Graph,
+        weights: Mapping[str, Tensor],
+        parameters: Collection[str],
+        inputs: Sequence[Input],
+        fixed: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        ops.check(graph)
+        if missing := sorted(set(graph.weights.values()) - weights.keys()):
+            raise ModelError(f"The model has no weight {missing[0]!r}, which its graph uses.", received=missing[:20])
+        self._graph = graph
+        self._parameters = frozenset(parameters)
+        self._interpreter = Interpreter(graph)
+        self.weights: Mapping[str, Tensor] = MappingProxyType(dict(weights))
+        self.inputs = tuple(inputs)
+        self.batch = _batch(self.inputs)
+        layers, unprunable = find_layers(graph, weights, self._parameters, fixed)
+        self.layers: tuple[Layer, ...] = layers
+        self.unprunable: Mapping[str, str] = MappingProxyType(unprunable)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; the CPU for a network without weights."""
+        return next((tensor.device for tensor in self.weights.values()), torch.device("cpu"))
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers the parameters hold, tied ones counted once."""
+        return sum(self.weights[name].numel() for name in self._parameters)
+
+    def run(self, inputs: Sequence[Tensor], weights: Mapping[str, Tensor] | None = None) -> tuple[Tensor, ...]:
+        """Return the flat outputs.
+
+        Pure: writes to nothing. Differentiable in the weights and in floating-point inputs, by autograd and by
+        ``torch.func``.
+
+        Args:
+            inputs: One tensor for each of `inputs`, in order.
+            weights: Replaces some of `weights`, by canonical name.
+
+        Raises:
+            ModelError: An input or a weight does not fit; says which and how.
+        """
+        self._check_inputs(inputs)
+        given = self._chosen(weights or {})
+        values: dict[str, Tensor] = {name: given[weight] for name, weight in self._graph.weights.items()}
+        values.update(zip(self._graph.inputs, inputs, strict=True))
+        return self._interpreter.run(values, self.device)
+
+    def with_weights(self, updates: Mapping[str, Tensor]) -> Network:
+        """Return a network with some weights replaced.
+
+        Args:
+            updates: Canonical weight name -> new tensor of the same shape and dtype.
+
+        Raises:
+            ModelError: A name is unknown, or a shape or dtype differs.
+        """
+        chosen = self._chosen(updates)
+        for name in updates:
+            if chosen[name].dtype != self.weights[name].dtype:
+                raise ModelError(
+                    f"The new values of {name!r} have another dtype.",
+                    expected=str(self.weights[name].dtype),
+                    received=str(chosen[name].dtype),
+                )
+        return self._replaced({name: tensor.detach().to(self.device) for name, tensor in chosen.items()})
+
+    def to(self, device: torch.device | str) -> Network:
+        """Return the network with its weights on a device."""
+        target = torch.device(device)
+        return self._replaced({name: tensor.to(target) for name, tensor in self.weights.items()})
+
+    def _replaced(self, weights: Mapping[str, Tensor]) -> Network:
+        twin = object.__new__(Network)
+        twin.__dict__.update(self.__dict__)
+        twin.weights = MappingProxyType(dict(weights))
+        return twin
+
+    def _chosen(self, updates: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        for name, tensor in updates.items():
+            if name not in self.weights:
+                raise ModelError(f"There is no weight {name!r}.", expected=sorted(self.weights)[:20], received=name)
+            if tensor.shape != self.weights[name].shape:
+                raise ModelError(
+                    f"The new values of {name!r} have another shape.",
+                    expected=list(self.weights[name].shape),
+                    received=list(tensor.shape),
+                )
+        return {**self.weights, **updates}
+
+    def _check_inputs(self, tensors: Sequence[Tensor]) -> None:
+        if len(tensors) != len(self.inputs):
+            raise ModelError(
+                "The model takes another number of inputs.",
+                expected=[i.name for i in self.inputs],
+                received=len(tensors),
+            )
+        for wanted, tensor in zip(self.inputs, tensors, strict=True):
+            fits = tensor.dim() == len(wanted.shape) and all(
+                size is None or size == got for size, got in zip(wanted.shape[1:], tensor.shape[1:], strict=True)
+            )
+            if not fits:
+                raise ModelError(
+                    f"The input {wanted.name!r} has another shape.",
+                    expected=list(wanted.shape),
+                    received=list(tensor.shape),
+                )
+            if tensor.dtype != wanted.dtype:
+                raise ModelError(
+                    f"The input {wanted.name!r} has another dtype.",
+                    expected=str(wanted.dtype),
+                    received=str(tensor.dtype),
+                )
+
+
+def _batch(inputs: Sequence[Input]) -> int | None:
+    leading = {input_.shape[0] if input_.shape else -1 for input_ in inputs}
+    if not leading:
+        raise UnsupportedModel("The model takes no tensor as input.", expected="at least one tensor input")
+    if len(leading) > 1 or -1 in leading:
+        raise UnsupportedModel(
+            "The inputs have no common batch dimension.",
+            expected="the same dynamic or fixed size of dimension 0 in every input",
+            received={input_.name: list(input_.shape) for input_ in inputs},
+            advice="Export with the batch as dimension 0 of every input, e.g. dynamic_shapes={'x': {0: Dim('batch')}}.",
+        )
+    return leading.pop()
