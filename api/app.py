@@ -1,0 +1,78 @@
+"""Put the front end together. ``uvicorn api.app:app``, or ``python -m api`` with the settings of the environment."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from api import algorithms, artifacts, health, jobs, openapi, problems, uploads
+from api.guard import Guard, Linger, PlainPaths
+from api.services import Context
+from api.settings import ApiSettings
+from api.upkeep import Upkeep
+from jobs.service import Service
+from jobs.settings import Settings
+
+
+def create_app(settings: Settings | None = None, api_settings: ApiSettings | None = None) -> FastAPI:
+    """Return a new app. Nothing is connected before it starts.
+
+    Args:
+        settings: What api and worker share; default: the environment's, read when the app starts.
+        api_settings: The front end's own; default: the environment's.
+    """
+    own = api_settings or ApiSettings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = await run_in_threadpool(Service, settings or Settings())
+        app.state.context = Context(
+            service=service,
+            settings=service.settings,
+            api=own,
+            uploads=anyio.CapacityLimiter(own.max_transfers),
+            downloads=anyio.CapacityLimiter(own.max_transfers),
+        )
+        upkeep = Upkeep(service)
+        upkeep.start()
+        try:
+            yield
+        finally:
+            await run_in_threadpool(upkeep.stop, own.shutdown_seconds)
+            await run_in_threadpool(service.close)
+
+    app = FastAPI(
+        title="pruning-service",
+        version=openapi.version(),
+        description="Send a trained network, get it back sparse.",
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        lifespan=lifespan,
+        # FastAPI's pages load their scripts from a CDN; api.openapi has one that needs none.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    problems.install(app)
+    for router in (
+        *uploads.routers(),
+        jobs.router,
+        artifacts.router,
+        algorithms.router,
+        health.router,
+        openapi.router,
+    ):
+        app.include_router(router)
+    openapi.install(app)
+    # The last one added is the outermost.
+    app.add_middleware(PlainPaths)
+    app.add_middleware(Guard, settings=own)
+    app.add_middleware(problems.LastResort)
+    app.add_middleware(Linger)
+    return app
+
+
+app = create_app()

@@ -1,0 +1,141 @@
+"""Jobs: create, look at, list, cancel."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from api.documents import Job, JobRequest, Page, job_of, page_of
+from api.errors import InvalidRequest, MalformedRequest, UnsupportedContentType
+from api.json_bodies import read_json
+from api.problems import invalid_request, responses
+from api.services import JobId, WithContext, WithService
+from jobs.errors import Conflict, NotFound, RejectedUpload, TooLarge, Unavailable
+from jobs.states import JobState
+from pruning_core.errors import RecipeError
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+_LOCATION = {"Location": {"description": "/jobs/<id>", "schema": {"type": "string"}}}
+_BODY = {"application/json": {"schema": {"$ref": "#/components/schemas/JobRequest"}}}
+
+
+@router.post(
+    "",
+    summary="Prune a model",
+    description="Queues a job. With an `Idempotency-Key` the same request may be sent again after any network error: "
+    "the first makes the job (202), each further one answers 200 with the same job as it is by then; the same key with "
+    "another body is refused (409). A model or dataset may still be `inspecting`; if it is rejected later, the job "
+    "fails with that problem.",
+    operation_id="create_job",
+    status_code=202,
+    response_model=Job,
+    responses={
+        200: {"model": Job, "description": "This key made this job before.", "headers": _LOCATION},
+        202: {"description": "The job is recorded and queued.", "headers": _LOCATION},
+        **responses(
+            *(MalformedRequest, NotFound, Conflict, TooLarge, UnsupportedContentType),
+            *(InvalidRequest, RecipeError, RejectedUpload, Unavailable),
+        ),
+    },
+    openapi_extra={"requestBody": {"required": True, "content": _BODY}},
+)
+async def create(
+    request: Request,
+    response: Response,
+    context: WithContext,
+    idempotency_key: Annotated[
+        str | None, Header(min_length=1, max_length=255, description="Any text that is new for each new job.")
+    ] = None,
+) -> Job:
+    """Check the request as far as ids and schema go, and record the job."""
+    document = await read_json(request, context.api)
+    try:
+        wanted = JobRequest.model_validate(document)
+    except ValidationError as error:
+        raise invalid_request(error.errors(include_url=False, include_input=False), "body") from None
+    view, created = await run_in_threadpool(
+        context.service.create_job,
+        wanted.model,
+        wanted.calibration,
+        wanted.validation,
+        wanted.recipe,
+        dict(wanted.labels),
+        idempotency_key,
+    )
+    response.status_code = 202 if created else 200
+    response.headers["Location"] = f"/jobs/{view.id}"
+    return job_of(view)
+
+
+@router.get(
+    "",
+    summary="List jobs, newest first",
+    description="A page of a filtered list may be shorter than `limit`, even empty; go on while there is a "
+    "`next_cursor`.",
+    operation_id="list_jobs",
+    response_model=Page[Job],
+    responses=responses(InvalidRequest, Unavailable),
+)
+def listed(
+    service: WithService,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
+    label: Annotated[
+        str | None, Query(description="Only jobs with this label: `name=value`.", examples=["team=vision"])
+    ] = None,
+) -> Page[Job]:
+    """Return a page of jobs."""
+    views, following = service.list_jobs(cursor, limit, state=state, label=_pair(label))
+    return page_of([job_of(view) for view in views], following)
+
+
+@router.get(
+    "/{id}",
+    summary="Look at a job",
+    operation_id="get_job",
+    response_model=Job,
+    responses=responses(NotFound, Unavailable),
+)
+def get(id: JobId, service: WithService, response: Response) -> Job:
+    """Return the job as it is now."""
+    view = service.get_job(id)
+    if view is None:
+        raise NotFound(
+            "There is no job of this id.",
+            expected="an id that POST /jobs gave",
+            received=id[:64],
+            advice="GET /jobs lists them.",
+        )
+    response.headers["Cache-Control"] = "no-store"
+    return job_of(view)
+
+
+@router.post(
+    "/{id}/cancel",
+    summary="Cancel a job",
+    description="A queued job is cancelled when this answers, a running one within seconds. Cancelling again changes "
+    "nothing; a job that has succeeded or failed cannot be cancelled (409).",
+    operation_id="cancel_job",
+    status_code=202,
+    response_model=Job,
+    responses=responses(NotFound, Conflict, Unavailable),
+)
+def cancel(id: JobId, service: WithService) -> Job:
+    """Cancel the job."""
+    return job_of(service.cancel_job(id))
+
+
+def _pair(label: str | None) -> tuple[str, str] | None:
+    if label is None:
+        return None
+    name, separator, value = label.partition("=")
+    if not separator or not name:
+        raise InvalidRequest(
+            "The label to look for cannot be read.", expected="?label=name=value", received=label[:200]
+        )
+    return name, value

@@ -1,0 +1,103 @@
+"""The OpenAPI document, and a page that shows it without loading anything from elsewhere."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from starlette.responses import HTMLResponse
+
+from api.algorithms import recipe_schema
+from api.docs_page import page
+from api.documents import JobRequest
+from api.problems import MEDIA_TYPE, SCHEMA
+from pruning_core.report import Report
+
+router = APIRouter(include_in_schema=False)
+
+_REF = "#/components/schemas/{model}"
+_UNEXPECTED = {
+    "description": "A problem of another kind, such as `unknown-host`, `foreign-origin` or `internal`.",
+    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+
+
+@cache
+def version() -> str:
+    """Return the version of this package."""
+    try:
+        return installed("pruning-service")
+    except PackageNotFoundError:
+        return "0"
+
+
+def install(app: FastAPI) -> None:
+    """Let the app describe itself with what FastAPI cannot see: problems, recipe, report."""
+
+    def describe() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _complete(
+                get_openapi(
+                    title=app.title,
+                    version=app.version,
+                    description=app.description,
+                    license_info=app.license_info,
+                    routes=app.routes,
+                )
+            )
+        return app.openapi_schema
+
+    app.openapi = describe  # type: ignore[method-assign]
+
+
+@router.get("/docs", response_class=HTMLResponse)
+def docs(request: Request) -> HTMLResponse:
+    """Show every call on one page of plain HTML."""
+    policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    return HTMLResponse(page(request.app.openapi()), headers={"Content-Security-Policy": policy})
+
+
+@router.get("/", response_class=HTMLResponse)
+def root(request: Request) -> HTMLResponse:
+    """Show the same at the root: what a browser opens first."""
+    return docs(request)
+
+
+def _complete(document: dict[str, Any]) -> dict[str, Any]:
+    schemas = document["components"]["schemas"]
+    # FastAPI documents its own error body, which is never sent here.
+    schemas.pop("HTTPValidationError", None)
+    schemas.pop("ValidationError", None)
+    schemas["Problem"] = SCHEMA
+    _add(schemas, "Recipe", recipe_schema())
+    _add(schemas, "Report", Report.model_json_schema())
+    _add(schemas, "JobRequest", JobRequest.model_json_schema())
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            invalid = operation["responses"].get("422", {}).get("content", {})
+            if "application/json" in invalid:
+                del operation["responses"]["422"]
+            operation["responses"]["default"] = _UNEXPECTED
+    return document
+
+
+def _add(schemas: dict[str, Any], name: str, schema: dict[str, Any]) -> None:
+    """Put a schema and what it defines among the components."""
+    moved: dict[str, Any] = _moved(schema)
+    schemas |= moved.pop("$defs", {})
+    schemas[name] = moved
+
+
+def _moved(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _REF.format(model=item.rpartition("/")[2])
+            if key == "$ref" and item.startswith("#/$defs/")
+            else _moved(item)
+            for key, item in value.items()
+        }
+    return [_moved(item) for item in value] if isinstance(value, list) else value

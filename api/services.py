@@ -1,0 +1,40 @@
+"""What the endpoints share: the service, the settings, and the limits on concurrent transfers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import anyio
+from fastapi import Depends, Path, Request
+
+from api.settings import ApiSettings
+from jobs.service import Service
+from jobs.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Made when the app starts, the same for every request."""
+
+    service: Service
+    settings: Settings
+    api: ApiSettings
+    uploads: anyio.CapacityLimiter
+    downloads: anyio.CapacityLimiter
+
+
+def context(request: Request) -> Context:
+    """Return what the running app was started with."""
+    found: Context = request.app.state.context
+    return found
+
+
+def service(request: Request) -> Service:
+    """Return the use cases."""
+    return context(request).service
+
+
+WithContext = Annotated[Context, Depends(context)]
+WithService = Annotated[Service, Depends(service)]
+JobId = Annotated[str, Path(description="Id of a job.", examples=["job_01JD3Z8Q9W3V6Y6T0B1C2D3E4F"])]

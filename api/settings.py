@@ -1,0 +1,61 @@
+"""Settings of the front end alone, from variables ``PRUNING_API_…``; what it shares is in `jobs.settings`."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class ApiSettings(BaseSettings):
+    """Where the api listens, and whom it answers. Durations in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="PRUNING_API_", frozen=True, extra="ignore")
+
+    host: str = Field(default="127.0.0.1", description="Address that `python -m api` binds.")
+    port: int = Field(default=8000, ge=0, lt=65536)
+    allow_remote: bool = Field(
+        default=False,
+        description="Bind and answer other machines. There are no keys yet: put an authenticating proxy in front.",
+    )
+    allowed_hosts: Names = Field(
+        default=(),
+        description="Host names answered besides loopback ones, comma-separated; '*': any (the proxy in front checks).",
+    )
+    allowed_origins: Names = Field(
+        default=(),
+        description="Web origins (scheme://host:port) that may change things besides the api's own, comma-separated.",
+    )
+    max_json_bytes: int = Field(default=2**20, gt=0, description="Of a JSON body.")
+    max_transfers: int = Field(default=32, ge=1, description="Uploads and downloads at one time; more wait.")
+    idle_seconds: float = Field(default=60.0, gt=0, description="An upload that sends nothing so long is given up.")
+    shutdown_seconds: int = Field(default=10, ge=1, description="For transfers to end when the api is stopped.")
+
+    @field_validator("allowed_hosts", "allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = value.split(",")
+        return tuple(part.strip().lower() for part in value if part.strip())
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether this name or address (no port) stands for this very machine.
+
+    >>> is_loopback("localhost"), is_loopback("127.0.0.2"), is_loopback("::1"), is_loopback("localhost.example.com")
+    (True, True, True, False)
+    """
+    name = host.lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ip_address(name)
+    except ValueError:
+        return False
+    # ::ffff:127.0.0.1 is what a dual-stack socket says.
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)

@@ -1,0 +1,53 @@
+"""The thread that makes the bucket when there is none, and then runs the reconciler for as long as the api lives."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from jobs.errors import Unavailable
+from jobs.service import Service
+
+log = logging.getLogger("api")
+
+_RETRY_SECONDS = 0.5
+
+
+class Upkeep:
+    """Starts with the app and ends with it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+
+    def start(self) -> None:
+        """Start; returns at once, also while the bucket's server is not up yet."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Let the current round end."""
+        self._stop.set()
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        self._make_bucket()
+        while not self._stop.wait(self._service.settings.reconcile_seconds):
+            try:
+                self._service.reconcile()
+            except Exception:
+                # A round that fails must not end all rounds: jobs would wait for ever.
+                log.exception("reconcile failed")
+
+    def _make_bucket(self) -> None:
+        told = False
+        while not self._stop.is_set():
+            try:
+                self._service.bucket.ensure()
+            except Unavailable as error:
+                if not told:
+                    log.warning("waiting for the bucket: %s", error.detail)
+                told = True
+                self._stop.wait(_RETRY_SECONDS)
+            else:
+                return
