@@ -56,16 +56,13 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
         redoc_url=None,
         redirect_slashes=False,
     )
-    problems.install(app)
-    for router in (
+    routers = (
         *uploads.routers(),
-        jobs.router,
-        artifacts.router,
-        algorithms.router,
-        health.router,
-        openapi.router,
-    ):
+        *(jobs.router, artifacts.router, algorithms.router, health.router, openapi.router),
+    )
+    for router in routers:
         app.include_router(router)
+    problems.install(app, [route for router in routers for route in router.routes])
     openapi.install(app)
     # The last one added is the outermost.
     app.add_middleware(PlainPaths)

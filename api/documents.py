@@ -96,10 +96,7 @@ class JobRequest(BaseModel):
     validation: str | None = Field(
         default=None, description="Id of a dataset to measure quality on; default: the calibration data."
     )
-    recipe: Document = Field(
-        description="How to prune; GET /algorithms has its schema.",
-        json_schema_extra={"$ref": "#/components/schemas/Recipe"},
-    )
+    recipe: Document = Field(description="How to prune; GET /algorithms has its schema.")
     labels: dict[LabelName, LabelValue] = Field(
         default={}, max_length=MAX_LABELS, description="Your own names and values, for `GET /jobs?label=name=value`."
     )

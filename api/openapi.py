@@ -76,6 +76,7 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     _add(schemas, "Recipe", recipe_schema())
     _add(schemas, "Report", Report.model_json_schema())
     _add(schemas, "JobRequest", JobRequest.model_json_schema())
+    schemas["JobRequest"]["properties"]["recipe"] = {"$ref": _REF.format(model="Recipe")}
     for operations in document["paths"].values():
         for operation in operations.values():
             invalid = operation["responses"].get("422", {}).get("content", {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import InvalidRequest, MethodNotAllowed, NoSuchPath, RangeNotSatisfiable, UploadCut
@@ -38,8 +38,13 @@ def problem_response(error: PruningError, headers: Mapping[str, str] | None = No
     return Response(body, status_code=error.status, headers=extra, media_type=MEDIA_TYPE)
 
 
-def install(app: FastAPI) -> None:
-    """Register the handlers of everything that an endpoint may raise."""
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Register the handlers of everything that an endpoint may raise.
+
+    Args:
+        app: The app.
+        routes: All its routes: a 405 says which methods the path knows.
+    """
 
     async def ours(_request: Request, error: Exception) -> Response:
         assert isinstance(error, PruningError)
@@ -56,7 +61,7 @@ def install(app: FastAPI) -> None:
         if error.status_code == 404:
             return problem_response(_no_such_path(request))
         if error.status_code == 405:
-            allowed = _methods(request)
+            allowed = _methods(request, routes)
             return problem_response(_method_not_allowed(request, allowed), {"Allow": ", ".join(allowed)})
         document = {"type": "about:blank", "title": str(error.detail), "status": error.status_code}
         return Response(json.dumps(document), error.status_code, error.headers, MEDIA_TYPE)
@@ -194,10 +199,8 @@ def _method_not_allowed(request: Request, allowed: list[str]) -> MethodNotAllowe
     )
 
 
-def _methods(request: Request) -> list[str]:
+def _methods(request: Request, routes: Sequence[BaseRoute]) -> list[str]:
     """Return every method this path knows: several routes may share it, each with its own."""
-    routes = [route for route in request.app.routes if isinstance(route, Route)]
-    found = {
-        method for route in routes if route.matches(request.scope)[0] != Match.NONE for method in route.methods or ()
-    }
+    matching = [route for route in routes if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE]
+    found = {method for route in matching for method in route.methods or ()}
     return sorted(found)

@@ -29,6 +29,7 @@ Sha256 = Annotated[
         "The header Content-Digest (RFC 9530) does the same for the body as sent."
     ),
 ]
+UploadId = Annotated[str, Path(description="Id of the upload.", examples=list(_EXAMPLE.values()))]
 Filename = Annotated[str | None, Query(description="What the file is called; downloads are named after it.")]
 
 
@@ -117,7 +118,7 @@ def router(kind: Kind) -> APIRouter:
         response_model=Upload,
         responses=responses(NotFound, Unavailable),
     )
-    def get(id: Annotated[str, Path(examples=[_EXAMPLE[kind]])], service: WithService) -> Upload:
+    def get(id: UploadId, service: WithService) -> Upload:
         view = service.get_upload(id) if is_id(kind, id) else None
         if view is None:
             raise _no_such(kind, id)
@@ -130,7 +131,7 @@ def router(kind: Kind) -> APIRouter:
         status_code=204,
         responses=responses(NotFound, Conflict, Unavailable),
     )
-    def delete(id: Annotated[str, Path(examples=[_EXAMPLE[kind]])], service: WithService) -> None:
+    def delete(id: UploadId, service: WithService) -> None:
         if not is_id(kind, id):
             raise _no_such(kind, id)
         service.delete_upload(id)
@@ -208,6 +209,6 @@ def _no_such(kind: Kind, id: str) -> NotFound:
     )
 
 
-def routers() -> list[Any]:
+def routers() -> list[APIRouter]:
     """Return the calls for models and for datasets."""
     return [router("model"), router("dataset")]
