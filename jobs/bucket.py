@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -183,8 +185,16 @@ class Bucket:
             raise
 
     def upload_file(self, key: str, path: Path, *, content_type: str = "application/octet-stream") -> Stored:
-        """Store a file; its SHA-256 is computed first, and stored with it."""
-        with path.open("rb") as file:
+        """Store a file; its SHA-256 is computed first, and stored with it.
+
+        Raises:
+            OSError: It cannot be read, or is a link: whoever wrote it could make us publish another's file.
+            ValueError: It is no plain file, for the same reason.
+        """
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode) or about.st_nlink != 1:
+                raise ValueError(f"not a plain file: {path.name!r}")
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             chunks = iter(lambda: file.read(CHUNK_BYTES), b"")

@@ -54,9 +54,7 @@ def celery_app(settings: Settings) -> Celery:
         # A job outlives an outage of Redis: its lease, not the broker's connection, says whether it may go on.
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_soft_shutdown_timeout=settings.shutdown_seconds,
-        worker_enable_remote_control=False,
         worker_send_task_events=False,
-        worker_hijack_root_logger=False,
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

@@ -1,0 +1,1 @@
+"""The worker: Celery tasks that supervise one sandboxed process each."""
