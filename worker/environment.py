@@ -13,9 +13,8 @@ _KEPT = ("PATH", "LANG", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
 
 def child_environment(folder: Path) -> dict[str, str]:
     """Return all the variables that a process working in this folder gets."""
-    roots = dict.fromkeys(
-        str(Path(place).resolve().parent) for place in (Path(__file__).parent, *pruning_core.__path__)
-    )
+    packages = (Path(__file__).parent, Path(pruning_core.__file__).parent)
+    roots = dict.fromkeys(str(package.resolve().parent) for package in packages)
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     return {
         **kept,

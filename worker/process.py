@@ -52,18 +52,8 @@ def main(load: Callable[[], Mapping[str, Task]]) -> int:
     try:
         arguments = json.loads((folder / "arguments.json").read_text("utf-8"))
         _write(folder / "result.json", load()[name](folder, arguments, report))
-    except PruningError as error:
-        if error.status >= 500:
-            return _unexpected(folder, error)
-        _write(folder / "problem.json", error.problem())
-        return REFUSED
     except Exception as error:
-        limit = _limit_behind(error)
-        if limit is None:
-            return _unexpected(folder, error)
-        error.__traceback__ = None  # frames hold the tensors; writing the problem needs room
-        _write(folder / "problem.json", limit_exceeded(limits, limit).problem())
-        return REFUSED
+        return _refuse(folder, limits, error)
     return 0
 
 
@@ -72,19 +62,30 @@ def _may_use_gpu(folder: Path) -> bool:
     return device != "cpu" and os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1") and gpu_present()
 
 
+def _refuse(folder: Path, limits: Limits, error: Exception) -> int:
+    """Write why there is no result: the user's doing, a limit, or a defect."""
+    limit = _limit_behind(error)
+    if limit is not None:
+        error.__traceback__ = None  # frames hold the tensors; writing the problem needs room
+        _write(folder / "problem.json", limit_exceeded(limits, limit).problem())
+        return REFUSED
+    if isinstance(error, PruningError) and error.status < 500:
+        _write(folder / "problem.json", error.problem())
+        return REFUSED
+    traceback.print_exception(error, file=sys.stderr)
+    said = Died(f"The process ended with {type(error).__name__}: {str(error)[:500]}").problem()
+    _write(folder / "problem.json", said)
+    return UNEXPECTED
+
+
 def _limit_behind(error: Exception) -> LimitName | None:
+    if isinstance(error, PruningError) and not isinstance(error, RuntimeError):
+        return None  # its text may quote the user; one that is a RuntimeError too passes on what PyTorch said
     if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
         return "memory_bytes"
     if getattr(error, "errno", None) == errno.EFBIG or "File too large" in str(error):
         return "file_bytes"
     return None
-
-
-def _unexpected(folder: Path, error: Exception) -> int:
-    traceback.print_exception(error, file=sys.stderr)
-    said = Died(f"The process ended with {type(error).__name__}: {str(error)[:500]}").problem()
-    _write(folder / "problem.json", said)
-    return UNEXPECTED
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:

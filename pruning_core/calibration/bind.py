@@ -17,6 +17,9 @@ from pruning_core.errors import DatasetError
 #: Names for the one array of a single-input network, beside the network's own name for it.
 SINGLE = ("x", "inputs")
 
+#: The label of a position that does not count, as in PyTorch's losses.
+IGNORED = -100
+
 
 class InputSignature(Protocol):
     """One network input, as far as data must fit it; ``pruning_core.network.Input`` is one."""
@@ -180,13 +183,13 @@ def _labels(name: str, array: Tensor) -> Tensor:
             array=name,
         )
     labels = array.to(torch.int64)
-    lowest = int(labels.min())
-    if lowest < 0:
-        index = tuple(int(i) for i in (labels == lowest).nonzero()[0])
+    wrong = (labels < 0) & (labels != IGNORED)
+    if wrong.any():
+        index = tuple(int(i) for i in wrong.nonzero()[0])
         raise DatasetError(
-            f"The labels {name!r} hold {lowest} at index {index}; class indices start at 0.",
-            expected="integers >= 0",
-            received=lowest,
+            f"The labels {name!r} hold {int(labels[index])} at index {index}; class indices start at 0.",
+            expected=f"integers >= 0, or {IGNORED} where a position does not count",
+            received=int(labels[index]),
             advice="Remove the samples that have no label, or number the classes from 0.",
             array=name,
         )

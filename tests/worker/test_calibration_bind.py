@@ -172,6 +172,12 @@ def test_labels_are_class_indices(labels: Tensor, words: str) -> None:
     assert words in refused(raw(x=torch.zeros(2, 3, 8, 8), y=labels), IMAGE).detail
 
 
+def test_positions_that_do_not_count() -> None:
+    data = bind(raw(x=torch.zeros(2, 3, 8, 8), y=torch.tensor([-100, 4])), [IMAGE])
+    assert data.labels is not None
+    assert data.labels.tolist() == [-100, 4]
+
+
 def test_dataset_subset_and_to() -> None:
     data = Dataset(inputs=(torch.arange(10.0),), labels=torch.arange(10))
     part = data.subset(torch.tensor([3, 1]))
