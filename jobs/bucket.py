@@ -12,7 +12,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,7 +234,8 @@ class Bucket:
         size = int(found["ContentRange"].rpartition("/")[2]) if "ContentRange" in found else found["ContentLength"]
 
         def chunks() -> Iterator[bytes]:
-            with self._errors(key), found["Body"] as body:
+            # Not `with body`: that gives the raw connection, which neither checks the length nor has iter_chunks.
+            with self._errors(key), closing(found["Body"]) as body:
                 yield from body.iter_chunks(CHUNK_BYTES)
 
         return _stored(key, size, found), chunks()
