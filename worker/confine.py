@@ -116,3 +116,5 @@ def _rules(folder: Path) -> Iterator[tuple[Path, int]]:
     for package in packages:
         # The import system lists the folder that holds a package; files beside it stay closed.
         yield package.parent, landlock.READ_DIR
+        for about in package.parent.glob("pruning_service*.*-info"):  # the installed version
+            yield about, landlock.READ
