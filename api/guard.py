@@ -95,7 +95,7 @@ class Linger:
     client sees the answer and stops), and then the connection is closed.
     """
 
-    def __init__(self, app: ASGIApp, *, seconds: float = 5.0) -> None:
+    def __init__(self, app: ASGIApp, *, seconds: float = 2.0) -> None:
         self.app = app
         self.seconds = seconds
 

@@ -9,7 +9,7 @@ import anyio
 from anyio import from_thread, to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from api.errors import UploadCut
+from jobs.errors import Unavailable
 
 T = TypeVar("T")
 #: Blocks that may wait between network and bucket. When they do, the client is slowed down.
@@ -35,7 +35,7 @@ async def store(body: AsyncIterator[bytes], work: Callable[[Iterator[bytes]], T]
         limiter: Bounds how many threads do this at one time.
 
     Raises:
-        UploadCut: The server stops while the body still comes.
+        Unavailable: The server stops while the body still comes.
         Exception: Whatever ``body`` or ``work`` raised.
     """
     sender, receiver = anyio.create_memory_object_stream[_Item](_WAITING_BLOCKS)
@@ -71,8 +71,8 @@ def _pull(receiver: MemoryObjectReceiveStream[_Item]) -> Iterator[bytes]:
         try:
             item = from_thread.run(receiver.receive)
         except BaseException as error:
-            # Cancelled (the server stops), or the pump was: in no case a whole body.
-            raise UploadCut("The upload was interrupted; nothing was stored.", advice="Send it again.") from error
+            # The request was cancelled: the server stops. In no case is this the end of a whole body.
+            raise Unavailable("The service is stopping; nothing was stored.", advice="Send the file again.") from error
         if isinstance(item, _End):
             return
         if isinstance(item, Exception):

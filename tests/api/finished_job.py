@@ -1,0 +1,50 @@
+"""Play the worker: give a job its outcome, with artifacts in the bucket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from jobs import layout
+from jobs.service import Service
+from tests.api.live_api import zip_bytes
+
+RECIPE = {"select": {"algorithm": "magnitude", "sparsity": 0.5}}
+
+
+def queued_job(http: httpx.Client, filename: str = "net.v2.pt2", **more: Any) -> dict[str, Any]:
+    """Upload a model and data, create a job; return the job."""
+    model = http.put(f"/models/{filename}", content=zip_bytes(50)).json()["id"]
+    dataset = http.put("/datasets/data.npz", content=zip_bytes(50)).json()["id"]
+    response = http.post("/jobs", json={"model": model, "calibration": dataset, "recipe": RECIPE, **more})
+    assert response.status_code == 202, response.text
+    job: dict[str, Any] = response.json()
+    return job
+
+
+def finish(service: Service, job: str, artifacts: dict[str, Path]) -> None:
+    """Publish a success with these files, as a worker does."""
+    token = service.clock.claim(job)
+    assert token is not None
+    item = service.ledger.resolve(job, token)
+    assert item is not None
+    attempt = service.ledger.begin(item, token, "test")
+    records = {}
+    for name, path in artifacts.items():
+        stored = service.bucket.upload_file(layout.artifact(job, attempt.number, token, name), path)
+        records[name] = {"key": stored.key, "size": stored.size, "sha256": stored.sha256}
+    assert service.ledger.publish(item, token, "succeed", attempt=attempt, result={"sparsity": 0.5}, artifacts=records)
+    service.clock.release(job, token)
+
+
+def reject(service: Service, upload: str, problem: dict[str, Any]) -> None:
+    """Publish that an upload was found unusable, as an inspection does."""
+    token = service.clock.claim(upload)
+    assert token is not None
+    item = service.ledger.resolve(upload, token)
+    assert item is not None
+    attempt = service.ledger.begin(item, token, "test")
+    assert service.ledger.publish(item, token, "fail", attempt=attempt, problem=problem)
+    service.clock.release(upload, token)
