@@ -83,7 +83,7 @@ _RULES: dict[str, Callable[[Arguments], Sizes]] = {
     "repeat_interleave": lambda a: [a["self"].numel(), a["repeats"]],
     "one_hot": lambda a: [a["self"].numel(), max(1, a.get("num_classes", 1))],
     "arange": _arange,
-    "linspace": lambda a: [a["steps"]],
+    **dict.fromkeys(("linspace", "logspace"), lambda a: [a["steps"]]),
     "histc": lambda a: [a.get("bins", 100)],
     "eye": lambda a: [a["n"], a.get("m", a["n"])],
     **dict.fromkeys(("tril_indices", "triu_indices"), lambda a: [a["row"], a["col"]]),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from pruning_core.network.graph import Node, Ref, Value, names, references
-from pruning_core.network.ops import ALLOWED, ALLOWED_ATEN, overload, words
+from pruning_core.network.ops import ALLOWED, overload, words
 
 #: Not annotated as views in their schema, but they may return (a view of) their input.
 _QUIET_VIEWS = words(
@@ -100,7 +100,7 @@ def _relate(node: Node, family: dict[str, set[str]]) -> None:
 def _may_alias(op: str) -> bool:
     if not op.startswith("aten."):
         return False
-    if op.split(".")[1] in _QUIET_VIEWS or op not in ALLOWED_ATEN:
+    if op.split(".")[1] in _QUIET_VIEWS or op not in ALLOWED:
         return True
     schema: torch.FunctionSchema = overload(op)._schema  # type: ignore[attr-defined]
     return any(value.alias_info is not None for value in schema.returns)

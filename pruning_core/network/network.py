@@ -156,7 +156,7 @@ class Network:
             )
         for wanted, tensor in zip(self.inputs, tensors, strict=True):
             fits = tensor.dim() == len(wanted.shape) and all(
-                size is None or size == got for size, got in zip(wanted.shape[1:], tensor.shape[1:], strict=True)
+                size is None or size == got for size, got in zip(wanted.shape, tensor.shape, strict=True)
             )
             if not fits:
                 raise ModelError(

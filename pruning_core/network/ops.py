@@ -35,7 +35,7 @@ _ATEN = """
     divide.Tensor eq.Scalar eq.Tensor erf erfc erfinv exp exp2 expand expand_as expm1 fill.Scalar fill.Tensor flip
     fliplr flipud floor floor_divide floor_divide.Scalar fmod.Scalar fmod.Tensor frac full full_like ge.Scalar
     ge.Tensor greater.Scalar greater.Tensor gt.Scalar gt.Tensor hypot imag isfinite isinf isnan le.Scalar le.Tensor
-    lerp.Scalar lerp.Tensor less.Scalar less.Tensor lift_fresh_copy linspace log log10 log1p log2 logaddexp
+    lerp.Scalar lerp.Tensor less.Scalar less.Tensor lift_fresh_copy linspace log logspace log10 log1p log2 logaddexp
     logaddexp2 logical_and logical_not logical_or logical_xor logit lt.Scalar lt.Tensor maximum minimum mul.Scalar
     mul.Tensor multiply.Tensor nan_to_num ne.Scalar ne.Tensor neg new_full new_ones new_zeros ones ones_like
     polar positive pow.Scalar pow.Tensor_Scalar pow.Tensor_Tensor rad2deg real reciprocal remainder.Scalar
