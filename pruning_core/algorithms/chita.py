@@ -6,14 +6,16 @@ from collections.abc import Generator
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
+from torch import Tensor
 
 from pruning_core.algorithms.task import PruningTask, Selection, Step
-from pruning_core.curvature import BlockGram, GradientRows, resolve_labels
+from pruning_core.curvature import BlockGram, GradientRows, collect_columns, resolve_labels
 from pruning_core.curvature.memory import SHARE, available_bytes
 from pruning_core.errors import Diverged, LimitExceeded
+from pruning_core.patterns import Unstructured
 from pruning_core.recipe import Frozen
-from pruning_core.solvers import BlockQuadratic
+from pruning_core.solvers import BlockQuadratic, LowRankQuadratic, Status, solve_cardinality
 
 SUMMARY = (
     "Minimise the loss's quadratic model, built from the empirical Fisher, over mask and surviving weights. One shot: "
@@ -22,21 +24,22 @@ SUMMARY = (
 SOURCE = "Benbaki et al., Fast as CHITA: Neural Network Pruning with Combinatorial Optimization, ICML 2023 (2302.14623)"
 
 #: The default ridge, as a multiple of the Fisher's mean diagonal.
-RELATIVE_RIDGE = {"block": 0.3}
-#: How much of an algorithm's work the gradients are, for progress.
+RELATIVE_RIDGE = {"block": 0.3, "global": 1.0}
+#: How much of the algorithm's work the gradients are, for progress.
 GRADIENT_SHARE = 0.8
 
 
 class Options(Frozen):
     """Options of CHITA."""
 
-    structure: Literal["block"] = Field(
+    structure: Literal["block", "global"] = Field(
         default="block",
         description="'block': diagonal blocks of the Fisher; the mask is magnitude's, the survivors are re-fitted "
-        "exactly. Memory 4·p·block_size bytes.",
+        "exactly; robust; memory 4·p·block_size bytes. 'global': the whole low-rank Fisher, mask and survivors "
+        "optimised together; memory 4·p·samples bytes.",
     )
     block_size: int = Field(
-        default=500, ge=1, le=4096, description="Consecutive weights of one tensor in a diagonal block."
+        default=500, ge=1, le=4096, description="Consecutive weights of one tensor in a diagonal block ('block')."
     )
     samples: int = Field(
         default=1000,
@@ -51,14 +54,31 @@ class Options(Frozen):
         default=None,
         gt=0,
         le=1e6,
-        description="λ of the quadratic model. null: a multiple of the Fisher's mean diagonal (0.3 for 'block'), so "
-        "that it follows batch_size and the scale of the loss; the report states the value used.",
+        description="λ of the quadratic model. null: a multiple of the Fisher's mean diagonal (0.3 for 'block', 1 for "
+        "'global'), so that it follows batch_size and the scale of the loss; the report states the value used.",
+    )
+    first_order: bool = Field(
+        default=False,
+        description="Add the first-order term ḡᵀ(w-w̄)/batch_size ('global' only; off in the paper's one-shot runs).",
     )
     labels: Literal["auto", "sampled", "model"] = Field(
         default="auto",
         description="'auto': the dataset's labels, or drawn from the model's softmax where it has none; 'sampled': "
         "always drawn (the true Fisher); 'model': the model's most likely class.",
     )
+    tolerance: float = Field(
+        default=1e-3,
+        gt=0,
+        lt=1,
+        description="'global' stops when a round of exchange and refit lowers the objective by less than this part.",
+    )
+    max_rounds: int = Field(default=20, ge=0, le=1000, description="Rounds of exchange and refit at most ('global').")
+
+    @model_validator(mode="after")
+    def _first_order_is_global(self) -> Options:
+        if self.first_order and self.structure == "block":
+            raise ValueError("first_order needs structure 'global': with it every block would take the whole step")
+        return self
 
 
 def run(task: PruningTask, options: Options) -> Generator[Step, None, Selection]:
@@ -76,9 +96,11 @@ def run(task: PruningTask, options: Options) -> Generator[Step, None, Selection]
         batch_size=options.batch_size,
         seed=task.seed,
     )
-    selection = yield from _block(task, options, rows)
+    solve = _block if options.structure == "block" else _global
+    selection = yield from solve(task, options, rows)
     used = {**options.model_dump(), **selection.options, "samples": rows.count, "batch_size": rows.batch_size}
-    notes = [f"Curvature from {rows.count} gradient rows of {rows.batch_size} samples; {labels.origin}."]
+    size = "one sample" if rows.batch_size == 1 else f"{rows.batch_size} samples"
+    notes = [f"Curvature from {rows.count} gradient rows of {size} each; {labels.origin}."]
     if not rows.vectorised and rows.batch_size == 1:
         notes.append("Gradients were computed one sample at a time: this network does not allow vectorising them.")
     return Selection(
@@ -90,60 +112,142 @@ def run(task: PruningTask, options: Options) -> Generator[Step, None, Selection]
     )
 
 
+def free_first(weights: Tensor, diagonal: Tensor, pattern: Unstructured) -> tuple[Tensor, Tensor]:
+    """Choose the magnitude mask after the weights that the loss does not depend on.
+
+    A weight whose gradient is exactly zero on every sample (a dead pixel, a dead unit) is free to prune: it goes
+    first, whatever its size, and w̄ is taken as zero there so that the ridge does not charge for it.
+
+    Args:
+        weights: w̄, (p,).
+        diagonal: The Fisher's diagonal, (p,).
+        pattern: The masks allowed.
+
+    Returns:
+        The mask (p,), and the anchor of the quadratic model (p,).
+    """
+    size = weights.abs()
+    live = diagonal > 0
+    mask = pattern.keep(torch.where(live, size, size - size.max() - 1))
+    return mask, torch.where(live | mask, weights, torch.zeros_like(weights))
+
+
 def _block(task: PruningTask, options: Options, rows: GradientRows) -> Generator[Step, None, Selection]:
     sizes = task.layout.sizes
     _check_memory(BlockGram.bytes_needed(sizes, options.block_size), task, "a smaller block_size")
     gram = BlockGram(sizes, options.block_size, task.weights.device)
     for block in rows:
         gram.add(block)
-        yield Step(
-            stage="gradients", done=gram.rows, total=rows.count, fraction=GRADIENT_SHARE * gram.rows / rows.count
-        )
+        yield _gradient_step(gram.rows, rows.count)
     blocks = gram.mean()
-    mean_diagonal = sum(float(b.diagonal(dim1=1, dim2=2).sum(dtype=torch.float64)) for b in blocks) / task.layout.size
-    ridge = _ridge(options, mean_diagonal)
-    quadratic = BlockQuadratic(blocks, sizes, task.weights, ridge)
-    mask = task.pattern.keep(task.weights.abs())
-    start = quadratic.value(torch.where(mask, task.weights, torch.zeros_like(task.weights)))
+    diagonal = torch.cat([h.diagonal(dim1=1, dim2=2).reshape(-1)[:size] for h, size in zip(blocks, sizes, strict=True)])
+    ridge = _ridge(options, diagonal)
+    mask, anchor = free_first(task.weights, diagonal, task.pattern)
+    quadratic = BlockQuadratic(blocks, sizes, anchor, ridge)
+    start = quadratic.value(torch.where(mask, anchor, torch.zeros_like(anchor)))
     parts = []
     for part in quadratic.refit(mask):
         parts.append(part)
-        share = len(parts) / len(sizes)
-        yield Step(
-            stage="select",
-            done=len(parts),
-            total=len(sizes),
-            fraction=GRADIENT_SHARE + (1 - GRADIENT_SHARE) * share,
-        )
+        yield _select_step(len(parts), len(sizes))
     weights = torch.cat(parts)
     end = quadratic.value(weights)
-    _check_finite(start, end, options)
+    # Rounding in a solve may cost a little; anything more, or a NaN, is a solver gone wrong.
+    if not end <= start + 1e-3 * abs(start):
+        raise _diverged(start, end, ridge)
     return Selection(mask=mask, weights=weights, objective={"start": start, "end": end}, options={"ridge": ridge})
 
 
-def _ridge(options: Options, mean_diagonal: float) -> float:
-    """Return λ: as given, or by the documented rule; a flat Fisher (all gradients zero) gets 1."""
+def _global(task: PruningTask, options: Options, rows: GradientRows) -> Generator[Step, None, Selection]:
+    p = task.layout.size
+    # Beside Gᵀ: one block of rows on the way in, small blocks and n×n matrices later.
+    _check_memory(4 * p * rows.count * 5 // 4, task, "fewer samples or structure 'block'")
+    collecting = collect_columns(rows)
+    while True:
+        try:
+            done = next(collecting)
+        except StopIteration as end:
+            columns = end.value
+            break
+        yield _gradient_step(done, rows.count)
+    ridge = _ridge(options, columns.diagonal)
+    mask, anchor = free_first(task.weights, columns.diagonal, task.pattern)
+    slope = columns.mean / rows.batch_size if options.first_order else None
+    quadratic = LowRankQuadratic(columns.values, anchor, ridge, slope)
+    solving = solve_cardinality(
+        quadratic,
+        task.pattern,
+        mask,
+        tolerance=options.tolerance,
+        max_rounds=options.max_rounds,
+        seed=task.seed,
+    )
+    rounds = 0
+    while True:
+        try:
+            next(solving)
+        except StopIteration as end:
+            solution = end.value
+            break
+        rounds += 1
+        yield _select_step(min(rounds, options.max_rounds), max(1, options.max_rounds))
+    if solution.status is Status.DIVERGED:
+        raise _diverged(solution.start, solution.objective, ridge)
+    moved = int((solution.mask & ~mask).sum())
+    return Selection(
+        mask=solution.mask,
+        weights=solution.value,
+        objective={"start": solution.start, "end": solution.objective},
+        options={"ridge": ridge},
+        notes=(
+            f"The solver exchanged {moved} weights of the magnitude mask in {solution.steps} rounds: "
+            f"{solution.status.value}.",
+        ),
+    )
+
+
+def _gradient_step(done: int, total: int) -> Step:
+    return Step(stage="gradients", done=done, total=total, fraction=GRADIENT_SHARE * done / total)
+
+
+def _select_step(done: int, total: int) -> Step:
+    fraction = GRADIENT_SHARE + (1 - GRADIENT_SHARE) * done / total
+    return Step(stage="select", done=done, total=total, fraction=fraction)
+
+
+def _ridge(options: Options, diagonal: Tensor) -> float:
+    """Return λ: as given, or by the documented rule; a flat Fisher (all gradients zero) gets 1.
+
+    Raises:
+        Diverged: The gradients are not finite.
+    """
+    mean = float(diagonal.mean(dtype=torch.float64))
+    if not mean < float("inf"):
+        raise Diverged(
+            "The gradients of the loss at the given weights are not finite.",
+            expected="finite gradients",
+            received=repr(mean),
+            advice="Check that the model gives finite outputs and a finite loss on the calibration data.",
+        )
     if options.ridge is not None:
         return options.ridge
-    return RELATIVE_RIDGE[options.structure] * mean_diagonal or 1.0
+    return RELATIVE_RIDGE[options.structure] * mean or 1.0
 
 
 def _check_memory(needed: int, task: PruningTask, way_out: str) -> None:
-    available = available_bytes(task.weights.device)
-    if needed > SHARE * available:
+    limit = int(SHARE * available_bytes(task.weights.device))
+    if needed > limit:
         raise LimitExceeded(
             f"The curvature of {task.layout.size} weights does not fit into memory.",
-            expected=f"at most {int(SHARE * available)} bytes ({SHARE:.0%} of what is free)",
+            expected=f"at most {limit} bytes ({SHARE:.0%} of what is free)",
             received=f"{needed} bytes",
             advice=f"Choose {way_out}, or leave layers out with 'layers'.",
         )
 
 
-def _check_finite(start: float, end: float, options: Options) -> None:
-    if not (torch.isfinite(torch.tensor([start, end])).all() and end <= start * (1 + 1e-4) + 1e-12):
-        raise Diverged(
-            "CHITA left the finite numbers, or made its own objective worse.",
-            expected="an objective that falls",
-            received={"start": repr(start), "end": repr(end), "ridge": options.ridge},
-            advice="Give a larger ridge; check the calibration data for extreme values.",
-        )
+def _diverged(start: float, end: float, ridge: float) -> Diverged:
+    return Diverged(
+        "CHITA left the finite numbers, or its objective rose.",
+        expected="an objective that falls",
+        received={"start": repr(start), "end": repr(end), "ridge": ridge},
+        advice="Give a larger ridge; check the calibration data for extreme values.",
+    )

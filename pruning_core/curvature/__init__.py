@@ -1,6 +1,6 @@
 """What the loss looks like around the given weights: gradient rows and Grams, streamed."""
 
-from pruning_core.curvature.columns import collect_columns
+from pruning_core.curvature.columns import Columns, collect_columns
 from pruning_core.curvature.gram import BlockGram, blocks_of
 from pruning_core.curvature.labels import Labels, resolve_labels
 from pruning_core.curvature.layout import Layout
@@ -10,6 +10,7 @@ from pruning_core.curvature.rows import GradientRows
 
 __all__ = [
     "BlockGram",
+    "Columns",
     "GradientRows",
     "Labels",
     "Layout",

@@ -1,6 +1,21 @@
 """Optimisation over flat vectors: solvers see matrices and patterns, never a network."""
 
 from pruning_core.solvers.blocks import BlockQuadratic
+from pruning_core.solvers.cardinality import solve_cardinality
+from pruning_core.solvers.line_search import Point, iht_step, largest_same_support_step
+from pruning_core.solvers.low_rank import LowRankQuadratic
+from pruning_core.solvers.refit import Refit, Refitter
 from pruning_core.solvers.solution import Solution, Status
 
-__all__ = ["BlockQuadratic", "Solution", "Status"]
+__all__ = [
+    "BlockQuadratic",
+    "LowRankQuadratic",
+    "Point",
+    "Refit",
+    "Refitter",
+    "Solution",
+    "Status",
+    "iht_step",
+    "largest_same_support_step",
+    "solve_cardinality",
+]
