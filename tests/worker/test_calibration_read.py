@@ -223,7 +223,7 @@ def test_truncation_at_every_boundary_is_refused(tmp_path: Path, save: str) -> N
         refused(path)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_bytes_are_read_or_refused_never_worse(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "d"

@@ -52,8 +52,8 @@ def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-@pytest.fixture
-def protections(tmp_path: Path) -> dict[str, bool]:
+@pytest.fixture(scope="module")
+def protections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bool]:
     """What this machine lets an unprivileged process give up."""
     seen: list[str] = []
 
@@ -66,7 +66,7 @@ def protections(tmp_path: Path) -> dict[str, bool]:
     log.setLevel(logging.INFO)
     sandbox._log_protections.cache_clear()
     try:
-        run("refuse", tmp_path)
+        run("refuse", tmp_path_factory.mktemp("protections"))
     finally:
         log.removeHandler(handler)
         log.setLevel(logging.NOTSET)
