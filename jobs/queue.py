@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any, Literal, cast
 
 from celery import Celery
+from kombu import Exchange
 from kombu import Queue as KombuQueue
 from kombu.exceptions import OperationalError
 
@@ -43,7 +44,8 @@ def celery_app(settings: Settings) -> Celery:
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
-        task_queues=[KombuQueue(name) for name in QUEUES],
+        # Each with its own exchange and key: a queue without takes the default's, and gets its messages too.
+        task_queues=[KombuQueue(name, Exchange(name), routing_key=name) for name in QUEUES],
         task_default_queue="jobs",
         task_create_missing_queues=False,
         task_acks_late=True,

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar
 
 from jobs import layout
 from jobs.clock import Down
@@ -82,7 +82,7 @@ class Supervisor:
         *,
         worker: str,
         stopping: Callable[[], bool],
-        runner: Runner = cast(Runner, sandbox.run),  # noqa: B008 - a function, not a call with effects
+        runner: Runner = sandbox.run,
     ) -> None:
         """Make a supervisor.
 

@@ -1,0 +1,184 @@
+"""What is killed, wiped or sent twice changes nothing: every job ends exactly once, with the same bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from jobs import layout
+from jobs.records import JobView
+from tests.jobs.cluster import Cluster, cluster, eventually
+from tests.jobs.inputs import digits, mlpnet
+
+CHITA = {"select": {"algorithm": "chita", "sparsity": 0.9}}
+MAGNITUDE = {"select": {"algorithm": "magnitude", "sparsity": 0.8}}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("faults")) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="module")
+def uploads(running: Cluster) -> tuple[str, str]:
+    model = running.service.create_upload("model", iter([mlpnet()]), filename="mlpnet.safetensors")
+    # Enough samples that there is a middle of a job to be killed in.
+    dataset = running.service.create_upload("dataset", iter([digits(400)]), filename="digits.npz")
+    return model.id, dataset.id
+
+
+@pytest.fixture(scope="module")
+def undisturbed(running: Cluster, uploads: tuple[str, str]) -> dict[str, bytes]:
+    """The bytes that undisturbed runs give, by algorithm."""
+    with running.worker("calm"):
+        jobs = {recipe["select"]["algorithm"]: submit(running, uploads, recipe) for recipe in (CHITA, MAGNITUDE)}
+        for job in jobs.values():
+            assert running.wait(job).state == "succeeded"
+    return {algorithm: running.model_bytes(job) for algorithm, job in jobs.items()}
+
+
+def submit(running: Cluster, uploads: tuple[str, str], recipe: dict[str, Any]) -> str:
+    return running.service.create_job(*uploads, None, recipe)[0].id
+
+
+def in_the_middle(view: JobView) -> bool:
+    """The pruning process works on the job: it has read its inputs."""
+    return view.state == "running" and 0.0 < view.progress < 0.9
+
+
+def outcome_of(running: Cluster, job: str) -> dict[str, Any]:
+    outcome = running.service.bucket.get_json(layout.outcome(job))
+    assert outcome is not None
+    return outcome
+
+
+def test_killed_worker(running: Cluster, uploads: tuple[str, str], undisturbed: dict[str, bytes]) -> None:
+    doomed = running.start_worker("doomed")
+    job = submit(running, uploads, CHITA)
+    running.wait(job, until=in_the_middle)
+
+    family = running.kill(doomed)
+    killed = time.monotonic()
+    assert len(family) >= 2, "the pool child and the pruning process"
+    assert not psutil.wait_procs(family, timeout=5)[1], "orphans are left"
+    assert running.service.bucket.get_json(layout.outcome(job)) is None
+
+    with running.worker("heir"):
+        view = running.wait(job, until=lambda view: view.attempt == 2)
+        # lease 3 s + tick 0.4 s + the start of a worker and of its pool child
+        assert time.monotonic() - killed < 12
+        view = running.wait(job)
+        assert (view.state, view.attempt) == ("succeeded", 2)
+        assert [attempt.released for attempt in view.attempts] == [None, None]
+    assert running.model_bytes(job) == undisturbed["chita"]
+    assert not list((running.folder / "work").glob("attempt-*")), "scratch folders are left"
+
+
+def test_redis_wiped_in_the_middle_of_ten_jobs(
+    running: Cluster, uploads: tuple[str, str], undisturbed: dict[str, bytes]
+) -> None:
+    recipes = [CHITA, MAGNITUDE] * 5
+    with running.worker("first"), running.worker("second"):
+        jobs = [submit(running, uploads, recipe) for recipe in recipes]
+        running.wait(jobs[1])
+        eventually(lambda: any(in_the_middle(running.service.get_job(job)) for job in jobs), 30, "a job is under way")
+        states = [running.service.get_job(job).state for job in jobs]
+        assert {"running", "queued"} <= set(states), states
+
+        running.wipe_redis(seconds_down=1.0)
+
+        first: dict[str, dict[str, Any]] = {}
+
+        def all_ended() -> bool:
+            for job in jobs:
+                outcome = running.service.bucket.get_json(layout.outcome(job))
+                if outcome is not None:
+                    assert first.setdefault(job, outcome) == outcome, "an outcome was written twice"
+            return len(first) == len(jobs)
+
+        eventually(all_ended, 100, "all jobs ended")
+    for job, recipe in zip(jobs, recipes, strict=True):
+        assert outcome_of(running, job) == first[job]
+        view = running.service.get_job(job)
+        assert view.state == "succeeded", view
+        assert sum(attempt.released is None for attempt in view.attempts) == 1, view.attempts
+        assert running.model_bytes(job) == undisturbed[recipe["select"]["algorithm"]]
+    assert len(running.service.list_jobs(limit=200)[0]) >= len(jobs)
+
+
+@pytest.mark.parametrize(
+    ("victim", "seen"), [("sandbox", "SIGKILL"), ("supervisor", "The worker was lost: it stopped without a word.")]
+)
+def test_poison_job_fails_after_three_attempts(
+    running: Cluster, uploads: tuple[str, str], undisturbed: dict[str, bytes], victim: str, seen: str
+) -> None:
+    with running.worker(f"poisoned-{victim}", app="tests.jobs.poisoned_worker", POISON=victim):
+        job = submit(running, uploads, MAGNITUDE)
+        view = running.wait(job)
+        assert (view.state, view.attempt) == ("failed", 3)
+        assert view.error is not None
+        assert view.error["type"].endswith("attempts-exhausted")
+        assert [attempt["attempt"] for attempt in view.error["attempts"]] == [1, 2, 3]
+        assert all(seen in attempt["seen"] for attempt in view.error["attempts"]), view.error
+        # It stays that way: nothing takes it up again.
+        before = outcome_of(running, job)
+        time.sleep(2)
+        assert outcome_of(running, job) == before
+
+
+def test_cancel_with_no_worker_alive(running: Cluster, uploads: tuple[str, str]) -> None:
+    job = submit(running, uploads, CHITA)
+    began = time.monotonic()
+    assert running.service.cancel_job(job).state == "cancelled"
+    assert time.monotonic() - began < 2
+    assert outcome_of(running, job)["state"] == "cancelled"
+
+
+def test_cancel_of_a_running_job(running: Cluster, uploads: tuple[str, str], undisturbed: dict[str, bytes]) -> None:
+    with running.worker("cancelled"):
+        job = submit(running, uploads, CHITA)
+        running.wait(job, until=in_the_middle)
+        running.service.cancel_job(job)
+        view = running.wait(job, seconds=5)
+        assert view.state == "cancelled"
+        assert not running.service.bucket.get_json(layout.outcome(job)).get("artifacts")
+
+
+def test_duplicate_delivery(running: Cluster, uploads: tuple[str, str], undisturbed: dict[str, bytes]) -> None:
+    with running.worker("one"), running.worker("other"):
+        job = submit(running, uploads, CHITA)
+        for _ in range(3):
+            running.service.clock.unhint(job)
+            assert running.service.queue.enqueue(job)
+        running.wait(job)
+        before = outcome_of(running, job)
+        eventually(lambda: running.service.queue.length("jobs") == 0, 20, "all duplicates are used up")
+
+        def logs() -> str:
+            return running.log("one") + running.log("other")
+
+        eventually(lambda: logs().count(f"done item={job}") >= 4, 20, "all four deliveries are done")
+        assert logs().count(f"begin item={job}") == 1
+        assert outcome_of(running, job) == before
+        assert running.service.get_job(job).attempt == 1
+
+
+def test_stopped_worker_hands_its_job_back(
+    running: Cluster, uploads: tuple[str, str], undisturbed: dict[str, bytes]
+) -> None:
+    leaving = running.start_worker("leaving")
+    job = submit(running, uploads, CHITA)
+    running.wait(job, until=in_the_middle)
+    leaving.terminate()
+    assert leaving.wait(15) == 0
+    view = running.service.get_job(job)
+    assert (view.state, view.attempts[0].released) == ("queued", "shutdown")
+    with running.worker("taking-over"):
+        view = running.wait(job)
+    assert (view.state, view.attempt) == ("succeeded", 2)
+    assert running.model_bytes(job) == undisturbed["chita"]
