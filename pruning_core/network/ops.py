@@ -144,12 +144,13 @@ def check(graph: Graph) -> None:
     Raises:
         UnsupportedModel: Names the operations and says what to do.
     """
+    for node in graph.nodes:
+        _check_eval_mode(node)  # first: train mode also shows as writes to state, and this says what to do about it
     unknown = sorted({node.op for node in graph.nodes if node.op not in ALLOWED})
     if unknown:
         raise _refusal(unknown)
     for node in graph.nodes:
         _check_arguments(node)
-        _check_eval_mode(node)
 
 
 def _check_arguments(node: Node) -> None:
