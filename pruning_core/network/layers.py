@@ -65,6 +65,7 @@ def find_layers(
     producers = {name: node for node in graph.nodes for name in names(node.outputs)}
     layers: dict[str, Layer] = {}
     reasons: dict[str, str] = {}
+    computed: dict[str, str] = {}
     for node in graph.nodes:
         use = _use(node)
         direct = None
@@ -86,11 +87,12 @@ def find_layers(
                 )
             elif direct is None:
                 for source, op in _ancestors(references(node.arguments[argument]), graph, producers):
-                    reasons.setdefault(source, f"reaches {node.op} through a computation ({op})")
+                    computed.setdefault(source, f"reaches {node.op} through a computation ({op})")
         for name in references(node.arguments):
             weight = graph.weights.get(name)
             if weight is not None and weight != direct and not _only_moves(node):
                 reasons.setdefault(weight, f"is used by {node.op}, which is not a linear or convolution layer")
+    reasons.update(computed)
     for name, tensor in weights.items():
         if name in layers and (why := fixed.get(name) or _unfit(tensor)):
             del layers[name]
