@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import torch
 from torch import Tensor
+
+from pruning_core.errors import ModelError
 
 
 @contextmanager
@@ -36,6 +38,30 @@ def copied(source: Path, target: Path) -> Iterator[IO[bytes]]:
     with appearing(target) as file, source.open("rb") as original:
         shutil.copyfileobj(original, file, 2**20)
         yield file
+
+
+def changed(weights: Mapping[str, Tensor], original: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights that differ from a file's, on the CPU.
+
+    Args:
+        weights: What is to be written.
+        original: What the file holds.
+
+    Raises:
+        ModelError: The two have not the same names, shapes and dtypes.
+    """
+    kinds, wanted = (
+        {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+        for tensors in (weights, original)
+    )
+    if kinds != wanted:
+        odd = sorted(name for name in {*kinds, *wanted} if kinds.get(name) != wanted.get(name))
+        raise ModelError(
+            "The network does not belong to this file: its weights have other names, shapes or dtypes.",
+            expected={name: str(wanted.get(name)) for name in odd[:5]},
+            received={name: str(kinds.get(name)) for name in odd[:5]},
+        )
+    return {name: tensor.cpu() for name, tensor in weights.items() if not same_bits(tensor.cpu(), original[name])}
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

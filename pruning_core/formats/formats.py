@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pruning_core.errors import ModelError
 from pruning_core.formats.archive import MAGIC, Archive
-from pruning_core.formats.files import same_bits
 from pruning_core.formats.pt2 import read_pt2
 from pruning_core.formats.pt2_write import write_pt2
 from pruning_core.formats.tensors import (
@@ -90,22 +89,4 @@ def write_model(network: Network, source: str | Path, target: str | Path) -> Non
         ModelError: The network and the source do not belong together.
     """
     source, target = Path(source), Path(target)
-    form = model_format(source)
-    original = _READERS[form](source)
-    shapes, wanted = (
-        {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.weights.items()}
-        for model in (network, original)
-    )
-    if shapes != wanted:
-        odd = sorted(name for name in {*shapes, *wanted} if shapes.get(name) != wanted.get(name))
-        raise ModelError(
-            "The network does not belong to this file: its weights have other names, shapes or dtypes.",
-            expected={name: str(wanted.get(name)) for name in odd[:5]},
-            received={name: str(shapes.get(name)) for name in odd[:5]},
-        )
-    changed = {
-        name: tensor.cpu()
-        for name, tensor in network.weights.items()
-        if not same_bits(tensor.cpu(), original.weights[name])
-    }
-    _WRITERS[form](changed, source, target)
+    _WRITERS[model_format(source)](network.weights, source, target)

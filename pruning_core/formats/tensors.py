@@ -21,7 +21,7 @@ from pruning_core.errors import ModelError, UnsupportedModel
 from pruning_core.formats.archive import Archive, open_map
 from pruning_core.formats.builtin import build
 from pruning_core.formats.document import integer, mapping, member, parse_json, sequence, text
-from pruning_core.formats.files import copied
+from pruning_core.formats.files import changed, copied
 from pruning_core.network.network import Network
 
 TENSORS_NAME = "model.safetensors"
@@ -173,26 +173,33 @@ def read_folder(path: Path) -> Network:
     return _network(memoryview(open_map(path / TENSORS_NAME)), config)
 
 
-def write_safetensors(changed: Mapping[str, Tensor], source: Path, target: Path) -> None:
+def write_safetensors(weights: Mapping[str, Tensor], source: Path, target: Path) -> None:
     """Copy a safetensors file with the bytes of changed tensors replaced.
 
     Args:
-        changed: Tensor name -> new values, of the shape and dtype that the source has.
+        weights: Every tensor of the source by name, some of them with new values.
         source: The file that the tensors come from.
         target: What to write; it appears whole or not at all.
+
+    Raises:
+        ModelError: The weights are not the source's.
     """
-    entries, _ = read_header(memoryview(open_map(source)))
+    data = memoryview(open_map(source))
+    entries, _ = read_header(data)
+    new = changed(weights, _tensors(data, entries))
     with copied(source, target) as file:
-        _patch(file, changed, entries, 0)
+        _patch(file, new, entries, 0)
 
 
-def write_zip(changed: Mapping[str, Tensor], source: Path, target: Path) -> None:
+def write_zip(weights: Mapping[str, Tensor], source: Path, target: Path) -> None:
     """Copy a zip archive with the bytes of changed tensors, and their checksum, replaced; as `write_safetensors`."""
     archive = Archive(source)
     inside = archive.members[TENSORS_NAME]
-    entries, _ = read_header(archive.view(TENSORS_NAME))
+    data = archive.view(TENSORS_NAME)
+    entries, _ = read_header(data)
+    new = changed(weights, _tensors(data, entries))
     with copied(source, target) as file:
-        _patch(file, changed, entries, inside.offset)
+        _patch(file, new, entries, inside.offset)
         file.seek(inside.offset)
         crc, left = 0, inside.size
         while left:
@@ -203,15 +210,15 @@ def write_zip(changed: Mapping[str, Tensor], source: Path, target: Path) -> None
             file.write(crc.to_bytes(4, "little"))
 
 
-def write_folder(changed: Mapping[str, Tensor], source: Path, target: Path) -> None:
+def write_folder(weights: Mapping[str, Tensor], source: Path, target: Path) -> None:
     """Copy ``model.safetensors`` with changed tensors, and ``config.json``, to a directory; as `write_safetensors`."""
     target.mkdir(parents=True, exist_ok=True)
-    write_safetensors(changed, source / TENSORS_NAME, target / TENSORS_NAME)
+    write_safetensors(weights, source / TENSORS_NAME, target / TENSORS_NAME)
     if (source / CONFIG_NAME).resolve() != (target / CONFIG_NAME).resolve():
         shutil.copyfile(source / CONFIG_NAME, target / CONFIG_NAME)
 
 
-def _patch(file: IO[bytes], changed: Mapping[str, Tensor], entries: Mapping[str, Entry], start: int) -> None:
-    for name, tensor in changed.items():
+def _patch(file: IO[bytes], new: Mapping[str, Tensor], entries: Mapping[str, Entry], start: int) -> None:
+    for name, tensor in new.items():
         file.seek(start + entries[name].offset)
         file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
