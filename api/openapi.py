@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse
 
 from api.algorithms import recipe_schema
 from api.docs_page import page
-from api.documents import JobRequest
+from api.documents import Job, JobRequest, Upload
 from api.problems import MEDIA_TYPE, SCHEMA
 from pruning_core.report import Report
 
@@ -75,6 +75,9 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     schemas["Problem"] = SCHEMA
     _add(schemas, "Recipe", recipe_schema())
     _add(schemas, "Report", Report.model_json_schema())
+    # FastAPI leaves out every null, also those of examples.
+    for answer in (Upload, Job):
+        _add(schemas, answer.__name__, answer.model_json_schema(mode="serialization"))
     _add(schemas, "JobRequest", JobRequest.model_json_schema())
     schemas["JobRequest"]["properties"]["recipe"] = {"$ref": _REF.format(model="Recipe")}
     for operations in document["paths"].values():

@@ -1,0 +1,142 @@
+"""The OpenAPI document, the page that shows it, and the catalogue."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+
+from api.algorithms import recipe_schema
+from api.app import create_app
+from pruning_core.errors import PROBLEM_TYPE, RecipeError
+from pruning_core.recipe import Recipe, catalogue
+from tests.api.live_api import Api
+
+VERBS = {"get", "put", "post", "delete"}
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return create_app().openapi()
+
+
+def references(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+        return own + [found for item in value.values() for found in references(item)]
+    return [found for item in value for found in references(item)] if isinstance(value, list) else []
+
+
+def test_every_call_of_the_contract_is_described(document: dict[str, Any]) -> None:
+    described = {(verb, path) for path, operations in document["paths"].items() for verb in operations}
+    uploads = {
+        (verb, f"/{where}{rest}")
+        for where in ("models", "datasets")
+        for verb, rest in [
+            ("put", ""),
+            ("post", ""),
+            ("get", ""),
+            ("put", "/{id}"),
+            ("get", "/{id}"),
+            ("delete", "/{id}"),
+        ]
+    }
+    others = {("post", "/jobs"), ("get", "/jobs"), ("get", "/jobs/{id}"), ("post", "/jobs/{id}/cancel")}
+    others |= {("get", f"/jobs/{{id}}/{name}") for name in ("model", "masks", "report")}
+    others |= {("get", "/algorithms"), ("get", "/healthz"), ("get", "/readyz")}
+    assert described == uploads | others
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    for reference in references(document):
+        name = reference.removeprefix("#/components/schemas/")
+        assert name in document["components"]["schemas"], reference
+
+
+def test_every_schema_is_one_and_accepts_its_examples(document: dict[str, Any]) -> None:
+    for name, schema in document["components"]["schemas"].items():
+        jsonschema.Draft202012Validator.check_schema(schema)
+        for example in schema.get("examples", ()):
+            whole = {**schema, "components": document["components"]}
+            jsonschema.Draft202012Validator(whole).validate(example), name
+
+
+def test_every_problem_is_described_with_an_example(document: dict[str, Any]) -> None:
+    for path, operations in document["paths"].items():
+        for verb, operation in operations.items():
+            assert verb in VERBS
+            assert operation["summary"], path
+            for status, response in operation["responses"].items():
+                assert response["description"], (path, status)
+                if status[0] in "45":
+                    (media_type,) = response["content"]
+                    assert media_type == "application/problem+json"
+                for example in (
+                    response.get("content", {}).get("application/problem+json", {}).get("examples", {}).values()
+                ):
+                    assert example["value"]["type"].startswith(PROBLEM_TYPE)
+                    assert str(example["value"]["status"]) == status
+
+
+def test_parameters_of_a_path_are_those_in_it(document: dict[str, Any]) -> None:
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            named = {item["name"] for item in operation.get("parameters", ()) if item["in"] == "path"}
+            assert named == set(re.findall(r"{(\w+)}", path))
+
+
+def test_answers_are_what_the_document_says(document: dict[str, Any], http: httpx.Client) -> None:
+    for path in ("/models", "/jobs", "/algorithms", "/healthz"):
+        schema = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        whole = {**schema, "components": document["components"]}
+        jsonschema.Draft202012Validator(whole).validate(http.get(path).json())
+
+
+def test_the_docs_page_needs_no_other_server(http: httpx.Client, running_api: Api) -> None:
+    for path in ("/docs", "/"):
+        response = http.get(path)
+        assert response.status_code == 200
+        assert "default-src 'none'" in response.headers["content-security-policy"]
+        assert not re.search(r"(src|href|action)=['\"](?!/openapi\.json|#)", response.text)
+        assert "<script" not in response.text
+        assert "/jobs/{id}/cancel" in response.text
+        assert "chita" in response.text
+    assert http.get("/openapi.json").json()["openapi"].startswith("3.1")
+
+
+def test_the_catalogue_is_shown(http: httpx.Client) -> None:
+    shown = http.get("/algorithms").json()
+    assert shown["algorithms"] == catalogue()
+    assert shown["recipe"]["$schema"].endswith("2020-12/schema")
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"select": {"algorithm": "chita", "sparsity": 0.9}},
+        {"select": {"algorithm": "chita", "sparsity": 0.9, "block_size": 7}, "seed": 3},
+        {"select": {"algorithm": "magnitude", "sparsity": 0, "layers": {"exclude": ["fc*"]}}},
+        {"select": {"algorithm": "magnitude", "sparsity": 0.5, "pattern": {"type": "unstructured", "scope": "layer"}}},
+        {"select": {"algorithm": "magnitude", "sparsity": 1}},
+        {"select": {"algorithm": "magnitude", "sparsity": "0.5"}},
+        {"select": {"algorithm": "magnitude", "sparsity": 0.5, "block_size": 7}},
+        {"select": {"algorithm": "chita", "sparsity": 0.9, "block_size": 0}},
+        {"select": {"algorithm": "magic", "sparsity": 0.5}},
+        {"select": {"algorithm": "magnitude", "sparsity": 0.5}, "refine": {}},
+        {"select": {"sparsity": 0.5}},
+        {},
+        [],
+    ],
+)
+def test_the_published_schema_accepts_what_the_service_accepts(recipe: Any) -> None:
+    try:
+        Recipe.parse(recipe)
+    except RecipeError:
+        accepted = False
+    else:
+        accepted = True
+    jsonschema.Draft202012Validator.check_schema(recipe_schema())
+    assert jsonschema.Draft202012Validator(recipe_schema()).is_valid(recipe) == accepted
