@@ -19,7 +19,10 @@ def parts(up: subprocess.Popen[bytes]) -> dict[str, psutil.Process]:
     """The service's direct children by what they are."""
     found = {}
     for child in psutil.Process(up.pid).children():
-        line = " ".join(child.cmdline())
+        try:
+            line = " ".join(child.cmdline())
+        except (psutil.ZombieProcess, psutil.NoSuchProcess):
+            continue  # just killed, not yet started again
         for name, mark in {
             "redis": "valkey",
             "s3": "nanio",
