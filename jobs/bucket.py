@@ -212,7 +212,7 @@ class Bucket:
         return _stored(key, found["ContentLength"], found)
 
     def open(self, key: str, start: int | None = None, end: int | None = None) -> tuple[Stored, Iterator[bytes]]:
-        """Open an object, or the bytes ``start..end`` of it (both included, as in HTTP).
+        """Open an object, or the bytes ``start..end`` of it: both included, as in HTTP, and both within the object.
 
         Returns:
             The whole object's record, and an iterator over the wanted bytes; closing it closes the connection.

@@ -1,0 +1,282 @@
+"""One attempt, with something else in the sandbox's place: what the worker does with every way it can end."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import layout
+from jobs.clock import Clock
+from jobs.holder import Holder
+from jobs.service import Service
+from pruning_core.report import Progress
+from worker.sandbox import Result
+from worker.scratch import scratch, sweep
+from worker.supervisor import Supervisor
+
+RECIPE = {"select": {"algorithm": "magnitude", "sparsity": 0.5}}
+FILES = {"pruned": b"pruned", "masks.safetensors": b"masks", "report.json": b"{}"}
+
+
+class Runner:
+    """A sandbox that does as it is told and remembers what it was asked."""
+
+    def __init__(self, act: Callable[[Path, Callable[[], str | None]], Result]) -> None:
+        self.act, self.calls = act, []
+
+    def __call__(self, task: str, folder: Path, arguments: dict[str, Any], *, limits, on_progress, stop) -> Result:
+        self.calls.append((task, {path.name: path.read_bytes() for path in folder.iterdir()}, arguments))
+        on_progress(Progress(stage="select", done=1, total=2, fraction=0.5))
+        return self.act(folder, stop)
+
+
+def succeed(folder: Path, _stop: Callable[[], str | None]) -> Result:
+    for name, data in FILES.items():
+        (folder / name).write_bytes(data)
+    return Result(status="ok", value={"summary": {"sparsity": 0.5}})
+
+
+def until_stopped(_folder: Path, stop: Callable[[], str | None]) -> Result:
+    deadline = time.monotonic() + 10
+    while (reason := stop()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return Result(status="stopped", reason=reason)
+
+
+@pytest.fixture
+def job(service: Service) -> str:
+    model = service.create_upload("model", iter([b"model"])).id
+    data = service.create_upload("dataset", iter([b"data"])).id
+    return service.create_job(model, data, data, RECIPE)[0].id
+
+
+def supervise(
+    service: Service, item: str, act: Callable[..., Result], stopping: Callable[[], bool] = lambda: False
+) -> tuple[str, Runner]:
+    runner = Runner(act)
+    return Supervisor(service, worker="w", stopping=stopping, runner=runner).supervise(item), runner
+
+
+def test_success(service: Service, job: str) -> None:
+    how, runner = supervise(service, job, succeed)
+    assert how == "succeed"
+    task, files, arguments = runner.calls[0]
+    assert (task, files) == ("prune", {"model": b"model", "calibration": b"data", "validation": b"data"})
+    assert arguments["recipe"] == RECIPE
+    assert set(arguments["sha256"]) == set(files)
+    view = service.get_job(job)
+    assert (view.state, view.result, view.attempt) == ("succeeded", {"sparsity": 0.5}, 1)
+    for name, filename in (("model", "pruned"), ("masks", "masks.safetensors"), ("report", "report.json")):
+        key, stored = service.artifact(job, name)
+        assert b"".join(service.bucket.open(key)[1]) == FILES[filename]
+        assert stored.sha256 is not None
+    assert service.clock.leased([job]) == set()
+    assert list(service.settings.work_dir.iterdir()) == []
+    assert supervise(service, job, succeed)[0] == "settled"
+
+
+@pytest.mark.parametrize(("kind", "task"), [("model", "inspect_model"), ("dataset", "inspect_dataset")])
+def test_inspection(service: Service, kind: str, task: str) -> None:
+    for result, state in (
+        (Result(status="ok", value={"format": "pt2"}), "ready"),
+        (Result(status="failed", problem={"detail": "broken"}), "rejected"),
+    ):
+        upload = service.create_upload(kind, iter([b"bytes"])).id
+        _, runner = supervise(service, upload, lambda *_, result=result: result)
+        assert runner.calls[0][:2] == (task, {kind: b"bytes"})
+        view = service.get_upload(upload)
+        assert (view.state, view.inspection, view.problem) == (state, result.value, result.problem)
+
+
+def test_failure_is_not_tried_again(service: Service, job: str) -> None:
+    problem = {"detail": "sparsity too high for this model"}
+    assert supervise(service, job, lambda *_: Result(status="failed", problem=problem))[0] == "fail"
+    view = service.get_job(job)
+    assert (view.state, view.error, view.attempt) == ("failed", problem, 1)
+
+
+def test_death_is_tried_again_until_the_cap(service: Service, job: str) -> None:
+    def died(*_: Any) -> Result:
+        return Result(status="died", problem={"detail": "signal 9"})
+
+    for attempt in (1, 2):
+        service.clock.redis.delete("pruning:celery:jobs")
+        assert supervise(service, job, died)[0] == "died"
+        view = service.get_job(job)
+        assert (view.state, view.attempt) == ("queued", attempt)
+        assert service.queue.waiting("jobs") == {job}, "it is enqueued at once"
+    assert supervise(service, job, died)[0] == "died"
+    view = service.get_job(job)
+    assert (view.state, view.attempt) == ("failed", 3)
+    assert [attempt["seen"] for attempt in view.error["attempts"]] == ["signal 9"] * 3
+
+
+def test_defect_of_the_worker_counts_as_a_lost_attempt(service: Service, job: str) -> None:
+    def broken(*_: Any) -> Result:
+        raise ZeroDivisionError
+
+    assert supervise(service, job, broken)[0] == "died"
+    assert "ZeroDivisionError" in service.get_job(job).attempts[0].problem["detail"]
+
+
+def test_links_in_the_folder_are_not_published(service: Service, job: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+
+    def hostile(folder: Path, stop: Callable[[], str | None]) -> Result:
+        result = succeed(folder, stop)
+        (folder / "pruned").unlink()
+        (folder / "pruned").symlink_to(tmp_path / "secret")
+        return result
+
+    assert supervise(service, job, hostile)[0] == "died"
+    assert service.get_job(job).state == "queued"
+
+
+@pytest.mark.parametrize("role", ["model", "calibration"])
+def test_rejected_input_fails_the_job(service: Service, job: str, role: str) -> None:
+    upload = getattr(service.get_job(job), role)
+    supervise(service, upload, lambda *_: Result(status="failed", problem={"detail": "hostile"}))
+    how, runner = supervise(service, job, succeed)
+    assert (how, runner.calls) == ("fail", [])
+    view = service.get_job(job)
+    assert view.state == "failed"
+    assert view.error["field"] == role
+    assert view.error["problem"] == {"detail": "hostile"}
+
+
+def test_deleted_input_fails_the_job(service: Service, job: str) -> None:
+    service.bucket.delete_prefix(layout.prefix(service.get_job(job).model))
+    assert supervise(service, job, succeed)[0] == "fail"
+    assert service.get_job(job).error["type"].endswith("not-found")
+
+
+def test_damaged_upload_is_noticed(service: Service, job: str) -> None:
+    model = service.get_job(job).model
+    service.bucket.upload(layout.file(model), iter([b"other"]))
+    how, runner = supervise(service, job, succeed)
+    assert (how, runner.calls) == ("died", [])
+    assert service.get_job(job).attempts[0].problem["type"].endswith("digest-mismatch")
+
+
+def test_duplicate_leaves_at_once(service: Service, job: str) -> None:
+    token = service.clock.claim(job)
+    how, runner = supervise(service, job, succeed)
+    assert (how, runner.calls) == ("duplicate", [])
+    assert token is not None
+    assert service.clock.renew(job, token) == "held"
+
+
+def test_shutdown_hands_the_job_back(service: Service, job: str) -> None:
+    service.clock.redis.delete("pruning:celery:jobs")
+    started = time.monotonic()
+    how, _ = supervise(service, job, until_stopped, stopping=lambda: time.monotonic() > started + 0.5)
+    assert how == "released"
+    view = service.get_job(job)
+    assert (view.state, view.attempts[0].released) == ("queued", "shutdown")
+    assert service.queue.waiting("jobs") == {job}
+    assert supervise(service, job, succeed)[0] == "succeed"
+
+
+def test_cancel_of_a_running_job(service: Service, job: str) -> None:
+    threading.Timer(0.3, service.cancel_job, [job]).start()
+    began = time.monotonic()
+    assert supervise(service, job, until_stopped)[0] == "cancel"
+    assert time.monotonic() - began < 3
+    assert service.get_job(job).state == "cancelled"
+
+
+def test_cancel_whose_flag_was_wiped(service: Service, job: str) -> None:
+    def wiped_after_cancel(folder: Path, stop: Callable[[], str | None]) -> Result:
+        service.cancel_job(job)
+        service.clock.redis.flushdb()
+        return until_stopped(folder, stop)
+
+    assert supervise(service, job, wiped_after_cancel)[0] == "cancel"
+
+
+def test_another_holder_supersedes(service: Service, job: str) -> None:
+    def usurped(folder: Path, stop: Callable[[], str | None]) -> Result:
+        service.clock.redis.flushdb()
+        while service.clock.claim(job) is None:  # the holder may have been quicker to take it again
+            service.clock.redis.flushdb()
+        return until_stopped(folder, stop)
+
+    assert supervise(service, job, usurped)[0] == "released"
+    assert service.get_job(job).attempts[0].released == "lost"
+
+
+def test_outage_of_redis_does_not_stop_the_work(service: Service, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first step to the publication Redis does not answer; when it is back, the job succeeds."""
+    whole = service.clock.redis.connection_pool.connection_kwargs.copy()
+    kwargs = service.clock.redis.connection_pool.connection_kwargs
+
+    def back() -> None:
+        kwargs["port"] = whole["port"]
+
+    def outage(folder: Path, stop: Callable[[], str | None]) -> Result:
+        kwargs["port"] = 9
+        service.clock.redis.connection_pool.disconnect()
+        threading.Timer(2, back).start()
+        assert stop() is None
+        return succeed(folder, stop)
+
+    began = time.monotonic()
+    assert supervise(service, job, outage)[0] == "succeed"
+    assert time.monotonic() - began > 1.5
+    assert service.get_job(job).state == "succeeded"
+
+
+def test_progress_is_seen(service: Service, job: str) -> None:
+    seen = []
+
+    def slowly(folder: Path, stop: Callable[[], str | None]) -> Result:
+        time.sleep(0.6)
+        seen.append(service.get_job(job))
+        return succeed(folder, stop)
+
+    supervise(service, job, slowly)
+    view = seen[0]
+    assert (view.state, view.stage, view.progress, view.queue_position) == ("running", "select", 0.5, None)
+    assert view.eta_seconds == pytest.approx(0.6, abs=0.6)
+
+
+def test_holder_keeps_the_lease(service: Service, job: str) -> None:
+    quick = service.settings.model_copy(update={"lease_seconds": 0.5, "heartbeat_seconds": 0.1})
+    service.ledger.clock, service.ledger.settings = Clock(quick), quick
+    token = service.ledger.clock.claim(job)
+    assert token is not None
+    with Holder(service.ledger, job, token) as holder:
+        time.sleep(1.2)
+        assert service.clock.leased([job]) == {job}
+        assert holder.reason is None
+    assert service.clock.leased([job]) == set()
+
+
+def test_scratch_is_removed(tmp_path: Path) -> None:
+    with scratch(tmp_path) as folder:
+        (folder / "file").write_text("x")
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert sweep(tmp_path) == 0, "a folder in use stays"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scratch_of_dead_processes_is_swept(tmp_path: Path) -> None:
+    (tmp_path / "attempt-dead").mkdir()
+    (tmp_path / "attempt-dead" / "model").write_text("x")
+    (tmp_path / "attempt-live").mkdir()
+    (tmp_path / "other").mkdir()
+    handle = os.open(tmp_path / "attempt-live", os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert sweep(tmp_path) == 1
+    finally:
+        os.close(handle)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["attempt-live", "other"]
