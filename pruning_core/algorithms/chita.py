@@ -25,6 +25,8 @@ SOURCE = "Benbaki et al., Fast as CHITA: Neural Network Pruning with Combinatori
 
 #: The default ridge, as a multiple of the Fisher's mean diagonal.
 RELATIVE_RIDGE = {"block": 0.3, "global": 1.0}
+#: Rows of more samples than this are made only on request.
+LARGEST_DEFAULT_BATCH = 16
 #: How much of the algorithm's work the gradients are, for progress.
 GRADIENT_SHARE = 0.8
 
@@ -47,8 +49,12 @@ class Options(Frozen):
         le=1_000_000,
         description="Gradient rows n; fewer when the data has not n·batch_size samples.",
     )
-    batch_size: int = Field(
-        default=1, ge=1, le=4096, description="Samples B whose mean loss gives one row; 1 is the per-sample Fisher."
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Samples B whose mean loss gives one row; 1 is the per-sample Fisher. null: as many, up to 16, as "
+        "give n rows from all of the data; the report states the value used.",
     )
     ridge: float | None = Field(
         default=None,
@@ -90,10 +96,11 @@ def run(task: PruningTask, options: Options) -> Generator[Step, None, Selection]
         Diverged: Gradients or solution left the finite numbers; nothing is written.
     """
     labels = resolve_labels(task.network, task.calibration, options.labels, task.seed)
+    batch_size = options.batch_size or max(1, min(LARGEST_DEFAULT_BATCH, len(task.calibration) // options.samples))
     rows = GradientRows(
         *(task.network, task.layout, task.calibration, labels),
         rows=options.samples,
-        batch_size=options.batch_size,
+        batch_size=batch_size,
         seed=task.seed,
     )
     solve = _block if options.structure == "block" else _global

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruning_core.curvature.labels import Labels
 from pruning_core.curvature.layout import Layout
@@ -112,6 +113,8 @@ class GradientRows:
         def loss(w: dict[str, Tensor], x: list[Tensor], y: Tensor) -> Tensor:
             return sample_losses(self.labels.kind, self.network.run(x, w)[0], y).mean()
 
-        gradients = vmap(grad(loss), in_dims=(None, 0, 0))(weights, inputs, labels)
+        # The fused attention kernels have no batching rule; the plain one is ordinary products.
+        with sdpa_kernel(SDPBackend.MATH):
+            gradients = vmap(grad(loss), in_dims=(None, 0, 0))(weights, inputs, labels)
         for part, name in zip(torch.split(out, list(self.layout.sizes), dim=1), self.layout.names, strict=True):
             part.copy_(gradients[name].reshape(len(rows), -1))

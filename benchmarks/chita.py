@@ -1,0 +1,293 @@
+"""CHITA on the papers' two networks: accuracy, Q, seconds, memory, beside the authors' figures and a baseline.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.chita [--networks MLPNet ResNet20] [--seeds 3] [--write]
+
+The assets are looked for in $PRUNING_ASSETS, else in ../shared/assets. Solver time is CPU time of one thread, from
+the gradients in our own storage to the weights; the baseline (``reference_chita``) runs on the same gradients in the
+same run. Q is evaluated in float64, by one definition for all, with the ridge of the column.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import platform
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from statistics import mean
+
+import torch
+from torch import Tensor
+
+from benchmarks.problems import ASSETS, ROWS, Problem, mlpnet, resnet20
+from benchmarks.reference_chita import reference_chita
+from benchmarks.tables import AUTHORS
+from pruning_core.algorithms.chita import free_first
+from pruning_core.curvature import GradientRows, Layout, collect_columns, predict, resolve_labels
+from pruning_core.curvature.gram import BlockGram
+from pruning_core.patterns import Unstructured
+from pruning_core.pipeline import finish
+from pruning_core.solvers import BlockQuadratic, LowRankQuadratic, Refitter, solve_cardinality
+
+COLUMNS = ("MP", "BSO", "LS", "CHITA")
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One solve: weights, CPU seconds, bytes above what was resident before."""
+
+    weights: Tensor
+    seconds: float
+    memory: int
+
+
+def measured(solve: Callable[[], Tensor]) -> Run:
+    """Run a solve with the kernel's peak counter of this process reset."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS:")
+    started = time.process_time()
+    weights = solve()
+    return Run(weights, time.process_time() - started, _status("VmHWM:") - before)
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def objective(columns: Tensor, move: Tensor, ridge: float) -> float:
+    """Return Q in float64: columns (p, n), move w - w̄ (p,)."""
+    residual = torch.zeros(columns.shape[1], dtype=torch.float64)
+    for part in range(0, len(columns), 4096):
+        residual += move[part : part + 4096].double() @ columns[part : part + 4096].double()
+    return float(residual.square().sum() / (2 * len(residual)) + ridge / 2 * move.double().square().sum())
+
+
+class Case:
+    """One network with the gradients of one seed."""
+
+    def __init__(self, problem: Problem, seed: int) -> None:
+        self.problem = problem
+        network = problem.network
+        self.layout = Layout(tuple(layer for layer in network.layers if layer.name in problem.layers))
+        self.anchor = self.layout.flatten(network.weights)
+        data = problem.calibration(seed)
+        labels = resolve_labels(network, data, "auto", seed)
+        self.rows = GradientRows(
+            *(network, self.layout, data, labels), rows=ROWS, batch_size=problem.batch_size, seed=seed
+        )
+        started = time.process_time()
+        self.columns = finish(collect_columns(self.rows)).values
+        self.gradient_seconds = time.process_time() - started
+        started = time.process_time()
+        gram = BlockGram(self.layout.sizes, 500, network.device)
+        for start in range(0, ROWS, 128):
+            gram.add(self.columns[:, start : start + 128].T.contiguous())
+        self.grams = gram.mean()
+        self.gram_seconds = time.process_time() - started
+
+    def accuracy(self, weights: Tensor) -> float:
+        """Return per cent right on the test images."""
+        test, right = self.problem.test, 0
+        with torch.no_grad():
+            for start in range(0, len(test), 128):
+                part = test.subset(slice(start, start + 128))
+                output = predict(self.problem.network, part.inputs, self.layout.split(weights))
+                right += int((output.argmax(1) == part.labels).sum())
+        return 100 * right / len(test)
+
+    def solve(self, column: str, k: int, ridge: float) -> Tensor:
+        """Return the weights of one column of the table."""
+        pattern = Unstructured((self.layout.size,), (k,))
+        plain = pattern.keep(self.anchor.abs())
+        zeros = torch.zeros_like(self.anchor)
+        if column == "MP":
+            return torch.where(plain, self.anchor, zeros)
+        if column == "baseline":
+            return reference_chita(self.columns.T.double(), self.anchor.double(), k, ridge).float()
+        if column == "BSO":
+            blocks = BlockQuadratic(self.grams, self.layout.sizes, self.anchor, ridge)
+            return torch.cat(list(blocks.refit(plain)))
+        if column == "LS":
+            quadratic = LowRankQuadratic(self.columns, self.anchor, ridge)
+            start = torch.where(plain, self.anchor, zeros)
+            return Refitter(quadratic)(plain, start, quadratic.residual(start)).weights
+        diagonal = torch.linalg.vector_norm(self.columns, dim=1)
+        mask, anchor = free_first(self.anchor, diagonal, pattern)
+        return finish(solve_cardinality(LowRankQuadratic(self.columns, anchor, ridge), pattern, mask)).value
+
+
+Row = tuple[float, float, float, int]  # accuracy, Q, seconds, bytes
+
+
+def solve_all(case: Case, *, baseline: bool) -> Iterator[tuple[float, str, Row]]:
+    """Yield (sparsity, column, what was measured) for every cell of the table."""
+    ridges = case.problem.ridges
+    for sparsity in case.problem.sparsities:
+        k = math.floor(round((1 - sparsity) * case.layout.size, 6))
+        for column in (*COLUMNS, *(("baseline",) if baseline else ())):
+            ridge = ridges.get(column, ridges["CHITA"])
+            run = measured(partial(case.solve, column, k, ridge))
+            assert int((run.weights != 0).sum()) <= k
+            q = objective(case.columns, run.weights - case.anchor, ridge)
+            row = (case.accuracy(run.weights), q, run.seconds, run.memory)
+            print(case.problem.name, sparsity, column, *(f"{value:.5g}" for value in row), flush=True)
+            yield sparsity, column, row
+
+
+def table(problem: Problem, seeds: int, baseline_seeds: int) -> list[str]:
+    """Run every column at every sparsity; return the table's lines."""
+    found: dict[tuple[float, str], list[Row]] = {}
+    gradient, gram, p = [], [], 0
+    for seed in range(seeds):
+        case = Case(problem, seed)
+        p = case.layout.size
+        gradient.append(case.gradient_seconds)
+        gram.append(case.gram_seconds)
+        for sparsity, column, row in solve_all(case, baseline=seed < baseline_seeds):
+            found.setdefault((sparsity, column), []).append(row)
+        del case
+    lines = [
+        f"## {problem.name}: p = {p}, n = {ROWS}, B = {problem.batch_size}",
+        "",
+        f"λ: {', '.join(f'{c} {r:g}' for c, r in problem.ridges.items())}. Accuracy: mean over {seeds} seeds of the "
+        f"sample choice [lowest, highest]; Q and seconds of seed 0 beside the baseline of the same run. Gradients: "
+        f"{mean(gradient):.1f} s for {ROWS} rows; block Grams, once for all sparsities: {mean(gram):.1f} s.",
+        "",
+        "| sparsity | column | accuracy % | authors' | Q | authors' | solver s | authors' s | times faster than theirs "
+        "| than the baseline | MB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (sparsity, column), runs in found.items():
+        lines.append(_line(problem.name, sparsity, column, runs, found.get((sparsity, "baseline"))))
+    return [*lines, ""]
+
+
+def _line(network: str, sparsity: float, column: str, runs: list, baseline: list | None) -> str:
+    theirs = (*AUTHORS[network][sparsity].get(column, ()), None, None, None)[:3]
+    accuracies = [run[0] for run in runs]
+    _, q, seconds, memory = runs[0]
+    cells = [
+        f"{sparsity:g}",
+        column,
+        f"{mean(accuracies):.2f} [{min(accuracies):.2f}, {max(accuracies):.2f}]",
+        _number(theirs[0], ".2f"),
+        f"{q:.5f}",
+        _number(theirs[2], ".5f"),
+        f"{seconds:.3f}",
+        _number(theirs[1], "g"),
+        _number(theirs[1] / seconds if theirs[1] and column != "MP" else None, ".0f"),
+        _number(baseline[0][2] / seconds if baseline and column == "CHITA" else None, ".0f"),
+        f"{memory / 1e6:.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def gradients(problem: Problem, count: int) -> str:
+    """Compare per-sample gradients with one backward per sample."""
+    layout = Layout(tuple(layer for layer in problem.network.layers if layer.name in problem.layers))
+    data = problem.calibration(0).subset(slice(count))
+    labels = resolve_labels(problem.network, data, "auto", 0)
+    seconds, blocks = {True: math.inf, False: math.inf}, {}
+    for vectorised in (True, False) * 3:
+        rows = GradientRows(problem.network, layout, data, labels, rows=count, batch_size=1, seed=0)
+        rows.vectorised = vectorised
+        started = time.process_time()
+        last = deque(rows, maxlen=1)[0]
+        seconds[vectorised] = min(seconds[vectorised], time.process_time() - started)
+        blocks[vectorised] = last.clone()
+    error = float((blocks[True] - blocks[False]).norm() / blocks[False].norm())
+    ratio = seconds[False] / seconds[True]
+    return f"| {problem.name} | {count} | {seconds[True]:.2f} | {seconds[False]:.2f} | {ratio:.1f} | {error:.1e} |"
+
+
+def _solved(quadratic: LowRankQuadratic, pattern: Unstructured, mask: Tensor) -> Tensor:
+    return finish(solve_cardinality(quadratic, pattern, mask)).value
+
+
+def growth() -> list[str]:
+    """Solve random problems of growing p and n at sparsity 0.8."""
+    lines = [
+        "## How time and memory grow",
+        "",
+        "CHITA, global, sparsity 0.8, Gaussian rows of decaying scale, λ = 0.1 of the mean diagonal.",
+        "",
+        "| p | n | solver s | MB above Gᵀ | Gᵀ in MB |",
+        "|---|---|---|---|---|",
+    ]
+    generator = torch.Generator().manual_seed(0)
+    for p, n in ((25_000, 500), (50_000, 500), (100_000, 500), (100_000, 250), (100_000, 1000)):
+        columns = torch.randn(p, n, generator=generator) / torch.arange(1, n + 1).sqrt()
+        anchor = torch.randn(p, generator=generator)
+        pattern = Unstructured((p,), (p // 5,))
+        quadratic = LowRankQuadratic(columns, anchor, 0.1 * float(columns.square().mean()))
+        mask = pattern.keep(anchor.abs())
+        run = measured(partial(_solved, quadratic, pattern, mask))
+        lines.append(f"| {p} | {n} | {run.seconds:.3f} | {run.memory / 1e6:.0f} | {4 * n * p / 1e6:.0f} |")
+        print(lines[-1], flush=True)
+    return [*lines, ""]
+
+
+def machine() -> str:
+    """Say what this ran on."""
+    models = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
+    cpu = models[0].split(":")[1].strip() if models else platform.processor()
+    versions = f"torch {torch.__version__}; python {platform.python_version()}"
+    return f"{datetime.now(UTC).date()}; {len(models)} × {cpu}; one thread; {versions}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=("MLPNet", "ResNet20"), default=["MLPNet", "ResNet20"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--baseline-seeds", type=int, default=1, help="seeds for which the slow baseline runs too")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md")
+    chosen = parser.parse_args()
+    if not ASSETS.is_dir():
+        print(f"No assets at {ASSETS}; set PRUNING_ASSETS. Nothing was measured.")
+        return 0
+    torch.set_num_threads(1)
+    makers = {"MLPNet": mlpnet, "ResNet20": resnet20}
+    lines = [
+        "# Results",
+        "",
+        "Generated by `OMP_NUM_THREADS=1 python -m benchmarks.chita --write`; do not edit.",
+        "",
+        f"Machine: {machine()}.",
+        "",
+        "Columns as in the CHITA paper: MP magnitude, BSO block refit and LS global refit of the magnitude mask, CHITA "
+        "the whole solver; *baseline*: `reference_chita.py`, the paper's algorithm written plainly in float64. "
+        "Authors' figures: their code on a machine of the same kind, other draws of the samples; no figure where none "
+        "was recorded. MB: above what was resident before the solve (Gᵀ itself is resident).",
+        "",
+    ]
+    for name in chosen.networks:
+        lines += table(makers[name](), chosen.seeds, chosen.baseline_seeds)
+    lines += ["## Per-sample gradients", "", "CPU seconds; error: median over rows of the relative difference.", ""]
+    lines += [
+        "| network | samples | ours s | one backward each s | times faster | error |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [gradients(makers[name](), 256 if name == "ResNet20" else 1000) for name in chosen.networks]
+    lines += ["", *growth()]
+    print("\n".join(lines))
+    if chosen.write:
+        RESULTS.write_text("\n".join(lines), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
