@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Api:
     process: psutil.Process
     log: Path
 
-    @property
+    @cached_property
     def service(self) -> Service:
         """The same use cases, in this process: to play the worker, and to look into the bucket."""
         return Service(self.settings)
@@ -52,9 +53,7 @@ def api(servers: dict[str, str], folder: Path, **settings: str) -> Iterator[Api]
     log = folder / f"api-{port}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-X", "dev", "-W", "ignore::DeprecationWarning", "-m", "api"]
-            if settings.pop("dev", None)
-            else [sys.executable, "-m", "api"],
+            [sys.executable, "-m", "api"],
             env={**os.environ, **environment},
             stdout=out,
             stderr=out,
@@ -62,9 +61,13 @@ def api(servers: dict[str, str], folder: Path, **settings: str) -> Iterator[Api]
     try:
         wait_for(lambda: answers(port) or process.poll() is not None, seconds=30, what="the api")
         assert process.poll() is None, log.read_text()
-        yield Api(
-            url=f"http://{LOOPBACK}:{port}", environment=environment, process=psutil.Process(process.pid), log=log
-        )
+        url, watched = f"http://{LOOPBACK}:{port}", psutil.Process(process.pid)
+        started = Api(url=url, environment=environment, process=watched, log=log)
+        try:
+            yield started
+        finally:
+            if "service" in started.__dict__:
+                started.service.close()
     finally:
         process.terminate()
         try:
