@@ -61,6 +61,7 @@ class Cluster:
         }
         self.settings = settings_from(self.environment)
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._hand: subprocess.Popen[bytes] | None = None
         self.redis = self.start_redis()
         self._start(nanio(folder, self.keys, self.s3_port))
         self.service = Service(self.settings)
@@ -90,8 +91,10 @@ class Cluster:
 
     # -- workers ---------------------------------------------------------------------------------------------------
 
-    def start_worker(self, name: str, *, app: str = "worker.app", **environment: str) -> subprocess.Popen[bytes]:
-        command = (sys.executable, "-m", "celery", "-A", app, "worker", "-Q", "jobs,inspections", "-c", "1")
+    def start_worker(
+        self, name: str, *, app: str = "worker.app", queues: str = "jobs,inspections", **environment: str
+    ) -> subprocess.Popen[bytes]:
+        command = (sys.executable, "-m", "celery", "-A", app, "worker", "-Q", queues, "-c", "1")
         options = ("-n", f"{name}@test", "--loglevel", "INFO", "--without-gossip", "--without-mingle")
         return self._spawn((*command, *options), {**self.environment, **environment}, name)
 
@@ -103,6 +106,12 @@ class Cluster:
             yield process
         finally:
             self._end(process)
+
+    def hand(self) -> subprocess.Popen[bytes]:
+        """A living worker that tests share, to save its start; a test that ends it just asks for the next."""
+        if self._hand is None or self._hand.poll() is not None:
+            self._hand = self.start_worker("hand")
+        return self._hand
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text("utf-8", "replace")

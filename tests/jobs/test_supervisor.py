@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from jobs import layout
 from jobs.clock import Clock
@@ -214,17 +215,21 @@ def test_another_holder_supersedes(service: Service, job: str) -> None:
 
 
 def test_outage_of_redis_does_not_stop_the_work(service: Service, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the first step to the publication Redis does not answer; when it is back, the job succeeds."""
-    whole = service.clock.redis.connection_pool.connection_kwargs.copy()
-    kwargs = service.clock.redis.connection_pool.connection_kwargs
+    """Redis does not answer until after the job is done; when it is back, the outcome is published."""
+    pool = service.clock.redis.connection_pool
+    connect, down = pool.get_connection, threading.Event()
 
-    def back() -> None:
-        kwargs["port"] = whole["port"]
+    def get_connection(*args: Any, **kwargs: Any) -> Any:
+        if down.is_set():
+            raise redis.ConnectionError("refused")
+        return connect(*args, **kwargs)
+
+    monkeypatch.setattr(pool, "get_connection", get_connection)
 
     def outage(folder: Path, stop: Callable[[], str | None]) -> Result:
-        kwargs["port"] = 9
-        service.clock.redis.connection_pool.disconnect()
-        threading.Timer(2, back).start()
+        down.set()
+        threading.Timer(2, down.clear).start()
+        time.sleep(1)
         assert stop() is None
         return succeed(folder, stop)
 

@@ -35,10 +35,10 @@ def uploads(running: Cluster) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def undisturbed(running: Cluster, uploads: tuple[str, str]) -> dict[str, bytes]:
     """The bytes that undisturbed runs give, by algorithm."""
-    with running.worker("calm"):
-        jobs = {recipe["select"]["algorithm"]: submit(running, uploads, recipe) for recipe in (CHITA, MAGNITUDE)}
-        for job in jobs.values():
-            assert running.wait(job).state == "succeeded"
+    running.hand()
+    jobs = {recipe["select"]["algorithm"]: submit(running, uploads, recipe) for recipe in (CHITA, MAGNITUDE)}
+    for job in jobs.values():
+        assert running.wait(job).state == "succeeded"
     return {algorithm: running.model_bytes(job) for algorithm, job in jobs.items()}
 
 
@@ -57,8 +57,42 @@ def outcome_of(running: Cluster, job: str) -> dict[str, Any]:
     return outcome
 
 
+# These two first: no worker is alive yet.
+
+
+def test_cancel_with_no_worker_alive(running: Cluster, uploads: tuple[str, str]) -> None:
+    job = submit(running, uploads, CHITA)
+    began = time.monotonic()
+    assert running.service.cancel_job(job).state == "cancelled"
+    assert time.monotonic() - began < 2
+    assert outcome_of(running, job)["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("victim", "attempts", "seen"),
+    [("sandbox", 3, "SIGKILL"), ("supervisor", 2, "The worker was lost: it stopped without a word.")],
+)
+def test_poison_job_fails_after_all_attempts(
+    running: Cluster, uploads: tuple[str, str], victim: str, attempts: int, seen: str
+) -> None:
+    """A job that always kills the process that prunes, or the pool child that supervises that."""
+    environment = {"POISON": victim, "PRUNING_MAX_ATTEMPTS": str(attempts)}
+    with running.worker(f"poisoned-{victim}", app="tests.jobs.poisoned_worker", queues="jobs", **environment):
+        job = submit(running, uploads, MAGNITUDE)
+        view = running.wait(job)
+        assert (view.state, view.attempt) == ("failed", attempts)
+        assert view.error is not None
+        assert view.error["type"].endswith("attempts-exhausted")
+        assert [attempt["attempt"] for attempt in view.error["attempts"]] == list(range(1, attempts + 1))
+        assert all(seen in attempt["seen"] for attempt in view.error["attempts"]), view.error
+        # It stays that way: nothing takes it up again.
+        before = outcome_of(running, job)
+        time.sleep(1)
+        assert outcome_of(running, job) == before
+
+
 def test_killed_worker(running: Cluster, uploads: tuple[str, str], undisturbed: dict[str, bytes]) -> None:
-    doomed = running.start_worker("doomed")
+    doomed = running.hand()
     job = submit(running, uploads, CHITA)
     running.wait(job, until=in_the_middle)
 
@@ -68,13 +102,13 @@ def test_killed_worker(running: Cluster, uploads: tuple[str, str], undisturbed: 
     assert not psutil.wait_procs(family, timeout=5)[1], "orphans are left"
     assert running.service.bucket.get_json(layout.outcome(job)) is None
 
-    with running.worker("heir"):
-        view = running.wait(job, until=lambda view: view.attempt == 2)
-        # lease 3 s + tick 0.4 s + the start of a worker and of its pool child
-        assert time.monotonic() - killed < 12
-        view = running.wait(job)
-        assert (view.state, view.attempt) == ("succeeded", 2)
-        assert [attempt.released for attempt in view.attempts] == [None, None]
+    running.hand()
+    view = running.wait(job, until=lambda view: view.attempt == 2)
+    # lease 3 s + tick 0.4 s + the start of a worker and of its pool child
+    assert time.monotonic() - killed < 12
+    view = running.wait(job)
+    assert (view.state, view.attempt) == ("succeeded", 2)
+    assert [attempt.released for attempt in view.attempts] == [None, None]
     assert running.model_bytes(job) == undisturbed["chita"]
     assert not list((running.folder / "work").glob("attempt-*")), "scratch folders are left"
 
@@ -83,7 +117,8 @@ def test_redis_wiped_in_the_middle_of_ten_jobs(
     running: Cluster, uploads: tuple[str, str], undisturbed: dict[str, bytes]
 ) -> None:
     recipes = [CHITA, MAGNITUDE] * 5
-    with running.worker("first"), running.worker("second"):
+    running.hand()
+    with running.worker("second"):
         jobs = [submit(running, uploads, recipe) for recipe in recipes]
         running.wait(jobs[1])
         eventually(lambda: any(in_the_middle(running.service.get_job(job)) for job in jobs), 30, "a job is under way")
@@ -111,46 +146,18 @@ def test_redis_wiped_in_the_middle_of_ten_jobs(
     assert len(running.service.list_jobs(limit=200)[0]) >= len(jobs)
 
 
-@pytest.mark.parametrize(
-    ("victim", "seen"), [("sandbox", "SIGKILL"), ("supervisor", "The worker was lost: it stopped without a word.")]
-)
-def test_poison_job_fails_after_three_attempts(
-    running: Cluster, uploads: tuple[str, str], undisturbed: dict[str, bytes], victim: str, seen: str
-) -> None:
-    with running.worker(f"poisoned-{victim}", app="tests.jobs.poisoned_worker", POISON=victim):
-        job = submit(running, uploads, MAGNITUDE)
-        view = running.wait(job)
-        assert (view.state, view.attempt) == ("failed", 3)
-        assert view.error is not None
-        assert view.error["type"].endswith("attempts-exhausted")
-        assert [attempt["attempt"] for attempt in view.error["attempts"]] == [1, 2, 3]
-        assert all(seen in attempt["seen"] for attempt in view.error["attempts"]), view.error
-        # It stays that way: nothing takes it up again.
-        before = outcome_of(running, job)
-        time.sleep(2)
-        assert outcome_of(running, job) == before
-
-
-def test_cancel_with_no_worker_alive(running: Cluster, uploads: tuple[str, str]) -> None:
-    job = submit(running, uploads, CHITA)
-    began = time.monotonic()
-    assert running.service.cancel_job(job).state == "cancelled"
-    assert time.monotonic() - began < 2
-    assert outcome_of(running, job)["state"] == "cancelled"
-
-
 def test_cancel_of_a_running_job(running: Cluster, uploads: tuple[str, str], undisturbed: dict[str, bytes]) -> None:
-    with running.worker("cancelled"):
-        job = submit(running, uploads, CHITA)
-        running.wait(job, until=in_the_middle)
-        running.service.cancel_job(job)
-        view = running.wait(job, seconds=5)
-        assert view.state == "cancelled"
-        assert not running.service.bucket.get_json(layout.outcome(job)).get("artifacts")
+    running.hand()
+    job = submit(running, uploads, CHITA)
+    running.wait(job, until=in_the_middle)
+    running.service.cancel_job(job)
+    assert running.wait(job, seconds=5).state == "cancelled"
+    assert "artifacts" not in outcome_of(running, job)
 
 
 def test_duplicate_delivery(running: Cluster, uploads: tuple[str, str], undisturbed: dict[str, bytes]) -> None:
-    with running.worker("one"), running.worker("other"):
+    running.hand()
+    with running.worker("other"):
         job = submit(running, uploads, CHITA)
         for _ in range(3):
             running.service.clock.unhint(job)
@@ -160,7 +167,7 @@ def test_duplicate_delivery(running: Cluster, uploads: tuple[str, str], undistur
         eventually(lambda: running.service.queue.length("jobs") == 0, 20, "all duplicates are used up")
 
         def logs() -> str:
-            return running.log("one") + running.log("other")
+            return running.log("hand") + running.log("other")
 
         eventually(lambda: logs().count(f"done item={job}") >= 4, 20, "all four deliveries are done")
         assert logs().count(f"begin item={job}") == 1
@@ -171,14 +178,14 @@ def test_duplicate_delivery(running: Cluster, uploads: tuple[str, str], undistur
 def test_stopped_worker_hands_its_job_back(
     running: Cluster, uploads: tuple[str, str], undisturbed: dict[str, bytes]
 ) -> None:
-    leaving = running.start_worker("leaving")
+    leaving = running.hand()
     job = submit(running, uploads, CHITA)
     running.wait(job, until=in_the_middle)
     leaving.terminate()
     assert leaving.wait(15) == 0
     view = running.service.get_job(job)
     assert (view.state, view.attempts[0].released) == ("queued", "shutdown")
-    with running.worker("taking-over"):
-        view = running.wait(job)
+    running.hand()
+    view = running.wait(job)
     assert (view.state, view.attempt) == ("succeeded", 2)
     assert running.model_bytes(job) == undisturbed["chita"]
