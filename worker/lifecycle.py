@@ -43,6 +43,7 @@ class Lifecycle:
         signals.worker_shutdown.connect(self._shutdown, weak=False)
         signals.worker_process_init.connect(self._child_init, weak=False)
         signals.task_prerun.connect(self._prerun, weak=False)
+        signals.task_postrun.connect(self._postrun, weak=False)
 
     def stopping(self) -> bool:
         """Return whether this worker was told to stop (asked in a pool child)."""
@@ -98,6 +99,9 @@ class Lifecycle:
 
     def _prerun(self, **_: Any) -> None:
         self._busy = True
+
+    def _postrun(self, **_: Any) -> None:
+        self._busy = False
 
     def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
         # Where a signal goes to the whole group: hand the job back rather than die with it.
