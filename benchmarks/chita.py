@@ -54,7 +54,8 @@ def measured(solve: Callable[[], Tensor]) -> Run:
     before = _status("VmRSS:")
     started = time.process_time()
     weights = solve()
-    return Run(weights, time.process_time() - started, _status("VmHWM:") - before)
+    seconds = time.process_time() - started
+    return Run(weights, seconds, max(0, _status("VmHWM:") - before))
 
 
 def _status(field: str) -> int:
