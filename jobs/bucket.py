@@ -12,39 +12,26 @@ import os
 import stat
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
-from jobs.errors import DigestMismatch, NotFound, Unavailable
+from jobs.errors import NotFound, Unavailable
+from jobs.s3 import Stored, error_code, s3_errors, stored, verify
 from jobs.settings import Settings
+from jobs.writer import BucketWriter
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-#: S3 wants parts of at least 5 MiB and at most 10,000 of them; equal sizes suit every server. Up to 80 GB.
-PART_BYTES = 8 * 2**20
 CHUNK_BYTES = 2**18
 
 _MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchBucket"}
 _EXISTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stored:
-    """One object as it lies in the bucket."""
-
-    key: str
-    size: int
-    etag: str
-    sha256: str | None  # hex; None where it was not known before the bytes were sent (then the record has it)
-    content_type: str
 
 
 class Bucket:
@@ -79,11 +66,11 @@ class Bucket:
         Raises:
             Unavailable: The server does not answer, or refuses the keys.
         """
-        with self._errors(self.name):
+        with s3_errors(self.name):
             try:
                 self._client.head_bucket(Bucket=self.name)
             except ClientError as error:
-                if _code(error) not in _MISSING:
+                if error_code(error) not in _MISSING:
                     raise
                 self._client.create_bucket(Bucket=self.name)
 
@@ -93,29 +80,29 @@ class Bucket:
         Raises:
             Unavailable: It does not.
         """
-        with self._errors(self.name):
+        with s3_errors(self.name):
             try:
                 self._client.head_bucket(Bucket=self.name)
             except ClientError as error:
-                raise Unavailable(f"The bucket {self.name!r} cannot be used: {_code(error)}.") from error
+                raise Unavailable(f"The bucket {self.name!r} cannot be used: {error_code(error)}.") from error
 
     # -- documents -------------------------------------------------------------------------------------------------
 
     def put_json(self, key: str, document: dict[str, Any]) -> None:
         """Write a JSON document, over what is there."""
-        with self._errors(key):
+        with s3_errors(key):
             self._client.put_object(
                 Bucket=self.name, Key=key, Body=_encode(document), ContentType="application/json; charset=utf-8"
             )
 
     def get_json(self, key: str) -> dict[str, Any] | None:
         """Return the document, or None if there is none."""
-        with self._errors(key):
+        with s3_errors(key):
             try:
                 with self._client.get_object(Bucket=self.name, Key=key)["Body"] as body:
                     document: dict[str, Any] = json.loads(body.read())
             except ClientError as error:
-                if _code(error) in _MISSING:
+                if error_code(error) in _MISSING:
                     return None
                 raise
             return document
@@ -130,7 +117,7 @@ class Bucket:
             Whether this very document is what the key now holds because of this call.
         """
         body = _encode(document)
-        with self._writing[hash(key) % len(self._writing)], self._errors(key):
+        with self._writing[hash(key) % len(self._writing)], s3_errors(key):
             if self.head(key) is not None:
                 return False
             try:
@@ -138,10 +125,10 @@ class Bucket:
                     Bucket=self.name, Key=key, Body=body, ContentType="application/json; charset=utf-8", IfNoneMatch="*"
                 )
             except ClientError as error:
-                if _code(error) == "NotImplemented":
+                if error_code(error) == "NotImplemented":
                     self.put_json(key, document)
                     return True
-                if _code(error) not in _EXISTS:
+                if error_code(error) not in _EXISTS:
                     raise
                 # A retry of the SDK may have met its own first try.
                 return bool(self.get_json(key) == json.loads(body))
@@ -159,7 +146,7 @@ class Bucket:
             sha256: The digest that the bytes must have (hex), if it is known already.
             content_type: Stored with the object.
         """
-        return BucketWriter(self, key, sha256, content_type)
+        return BucketWriter(self._client, self.name, key, sha256, content_type)
 
     def upload(
         self,
@@ -202,14 +189,14 @@ class Bucket:
 
     def head(self, key: str) -> Stored | None:
         """Return what lies at the key, or None."""
-        with self._errors(key):
+        with s3_errors(key):
             try:
                 found = self._client.head_object(Bucket=self.name, Key=key)
             except ClientError as error:
-                if _code(error) in _MISSING:
+                if error_code(error) in _MISSING:
                     return None
                 raise
-        return _stored(key, found["ContentLength"], found)
+        return stored(key, found["ContentLength"], found)
 
     def open(self, key: str, start: int | None = None, end: int | None = None) -> tuple[Stored, Iterator[bytes]]:
         """Open an object, or the bytes ``start..end`` of it: both included, as in HTTP, and both within the object.
@@ -223,11 +210,11 @@ class Bucket:
         span: dict[str, Any] = {}
         if start is not None or end is not None:
             span["Range"] = f"bytes={start or 0}-{'' if end is None else end}"
-        with self._errors(key):
+        with s3_errors(key):
             try:
                 found = self._client.get_object(Bucket=self.name, Key=key, **span)
             except ClientError as error:
-                if _code(error) in _MISSING:
+                if error_code(error) in _MISSING:
                     raise NotFound("This file is not in the bucket (any more).") from error
                 raise
         # "bytes 0-9/1234": the whole size is behind the slash.
@@ -235,10 +222,10 @@ class Bucket:
 
         def chunks() -> Iterator[bytes]:
             # Not `with body`: that gives the raw connection, which neither checks the length nor has iter_chunks.
-            with self._errors(key), closing(found["Body"]) as body:
+            with s3_errors(key), closing(found["Body"]) as body:
                 yield from body.iter_chunks(CHUNK_BYTES)
 
-        return _stored(key, size, found), chunks()
+        return stored(key, size, found), chunks()
 
     def download_to(self, key: str, path: Path, sha256: str | None = None) -> Stored:
         """Copy an object to a file and verify it.
@@ -252,18 +239,18 @@ class Bucket:
             NotFound: There is no such object.
             DigestMismatch: The bytes are not those that were stored.
         """
-        stored, chunks = self.open(key)
-        digest, expected = hashlib.sha256(), sha256 or stored.sha256
+        found, chunks = self.open(key)
+        digest, expected = hashlib.sha256(), sha256 or found.sha256
         try:
             with path.open("wb") as file:
                 for chunk in chunks:
                     digest.update(chunk)
                     file.write(chunk)
-            _verify(expected, digest.hexdigest())
+            verify(expected, digest.hexdigest())
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        return stored
+        return found
 
     # -- listing and deletion --------------------------------------------------------------------------------------
 
@@ -287,7 +274,7 @@ class Bucket:
             raise ValueError(f"a prefix to delete must end with '/': {prefix!r}")
         keys = list(self.list(prefix))
         for key in keys:
-            with self._errors(key):
+            with s3_errors(key):
                 self._client.delete_object(Bucket=self.name, Key=key)
         return len(keys)
 
@@ -297,7 +284,7 @@ class Bucket:
         more: dict[str, Any] = {"StartAfter": after} if after is not None else {}
         left = limit
         while left is None or left > 0:
-            with self._errors(prefix):
+            with s3_errors(prefix):
                 page: Any = self._client.list_objects_v2(
                     Bucket=self.name, Prefix=prefix, MaxKeys=min(left or 1000, 1000), **options, **more
                 )
@@ -307,117 +294,6 @@ class Bucket:
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
-
-    @contextmanager
-    def _errors(self, key: str) -> Iterator[None]:
-        try:
-            yield
-        except ClientError as error:
-            raise Unavailable(
-                f"The bucket refused an operation on {key!r}: {_code(error)}.", advice="Try again in a moment."
-            ) from error
-        except BotoCoreError as error:
-            raise Unavailable(
-                f"The bucket does not answer ({type(error).__name__}).", advice="Try again in a moment."
-            ) from error
-
-
-class BucketWriter:
-    """A body on its way into the bucket: small ones become one put, larger ones a multipart upload."""
-
-    def __init__(self, bucket: Bucket, key: str, sha256: str | None, content_type: str) -> None:
-        self.size = 0
-        self._bucket, self._key, self._expected = bucket, key, sha256.lower() if sha256 else None
-        self._digest = hashlib.sha256()
-        self._buffer = bytearray()
-        self._upload: str | None = None
-        self._parts: list[CompletedPartTypeDef] = []
-        self._where: dict[str, Any] = {"Bucket": bucket.name, "Key": key}
-        self._about: dict[str, Any] = {
-            "ContentType": content_type,
-            "Metadata": {"sha256": self._expected} if self._expected else {},
-        }
-
-    def write(self, chunk: bytes) -> None:
-        """Take more bytes; blocks while a full part is sent."""
-        self._digest.update(chunk)
-        self.size += len(chunk)
-        view = memoryview(chunk)
-        while view:
-            room = PART_BYTES - len(self._buffer)
-            self._buffer += view[:room]
-            view = view[room:]
-            if len(self._buffer) == PART_BYTES:
-                self._send_part()
-
-    def finish(self) -> Stored:
-        """Make the object visible.
-
-        Raises:
-            DigestMismatch: The bytes do not have the expected SHA-256; nothing was stored.
-            Unavailable: The server does not answer.
-        """
-        sha256 = self._digest.hexdigest()
-        _verify(self._expected, sha256)
-        client, where = self._bucket._client, self._where
-        with self._bucket._errors(self._key):
-            if self._upload is None:
-                self._about["Metadata"] = {"sha256": sha256}
-                etag = client.put_object(**where, Body=bytes(self._buffer), **self._about)["ETag"]
-            else:
-                if self._buffer:
-                    self._send_part()
-                done = client.complete_multipart_upload(
-                    **where, UploadId=self._upload, MultipartUpload={"Parts": self._parts}
-                )
-                etag, self._upload = done["ETag"], None
-        self._buffer.clear()
-        return Stored(key=self._key, size=self.size, etag=etag, sha256=sha256, content_type=self._about["ContentType"])
-
-    def abort(self) -> None:
-        """Throw away what was sent; does nothing after `finish`. Never raises: it runs while another error does."""
-        self._buffer.clear()
-        if self._upload is None:
-            return
-        try:
-            self._bucket._client.abort_multipart_upload(**self._where, UploadId=self._upload)
-        except (ClientError, BotoCoreError):
-            return
-        self._upload = None
-
-    def _send_part(self) -> None:
-        client, where = self._bucket._client, self._where
-        with self._bucket._errors(self._key):
-            if self._upload is None:
-                self._upload = client.create_multipart_upload(**where, **self._about)["UploadId"]
-            number = len(self._parts) + 1
-            sent = client.upload_part(**where, UploadId=self._upload, PartNumber=number, Body=bytes(self._buffer))
-        self._parts.append({"ETag": sent["ETag"], "PartNumber": number})
-        self._buffer.clear()
-
-
-def _verify(expected: str | None, found: str) -> None:
-    if expected is not None and expected.lower() != found:
-        raise DigestMismatch(
-            "The bytes do not have the SHA-256 that was announced: they were changed or cut on the way.",
-            expected=expected,
-            received=found,
-            advice="Send the file again.",
-        )
-
-
-def _stored(key: str, size: int, found: Any) -> Stored:
-    return Stored(
-        key=key,
-        size=size,
-        etag=found["ETag"],
-        sha256=found.get("Metadata", {}).get("sha256"),
-        content_type=found.get("ContentType", "application/octet-stream"),
-    )
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def _encode(document: dict[str, Any]) -> bytes:

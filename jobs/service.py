@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from typing import Any, Literal
 
 from jobs import layout
-from jobs.bucket import Bucket, Stored
+from jobs.bucket import Bucket
 from jobs.clock import Clock, Down
-from jobs.errors import Conflict, NotFound, NotReady, RejectedUpload, Unavailable
-from jobs.ids import Kind, is_id, new_id
+from jobs.errors import Conflict, NotFound, NotReady, Unavailable
+from jobs.ids import is_id
 from jobs.index import Index
-from jobs.ledger import Item, Ledger
+from jobs.ledger import Ledger
 from jobs.paging import Pager
 from jobs.queue import QUEUES, Queue
 from jobs.reconciler import Counts, Reconciler
 from jobs.records import JobView, UploadView, now
+from jobs.s3 import Stored
 from jobs.settings import Settings
 from jobs.states import ENDED
+from jobs.submission import Submissions
 from jobs.uploads import PendingUpload, Uploads
 from jobs.views import Views
-from pruning_core.errors import InputError
-from pruning_core.recipe import Recipe
 
 #: Name of an artifact for the user -> its name in the outcome.
 ARTIFACTS = ("model", "masks", "report")
-MAX_LABELS = 32
-MAX_LABEL_LENGTH = 256
-MAX_KEY_LENGTH = 255
 
 
 class Service:
@@ -49,6 +44,7 @@ class Service:
         # Reading a page of items is many small reads of the bucket; they overlap.
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="jobs")
         self._pager = Pager(self.bucket, self.index, self._threads)
+        self._submissions = Submissions(self.ledger, self._views, self.announce)
         self.uploads = Uploads(self.ledger, self._views, self._pager, self.announce)
 
     def close(self) -> None:
@@ -151,76 +147,7 @@ class Service:
             Conflict: The key was used with another body.
             Unavailable: The bucket does not answer.
         """
-        body = {
-            "model": model,
-            "calibration": calibration,
-            "validation": validation,
-            "recipe": recipe,
-            "labels": _checked_labels(labels or {}),
-        }
-        if idempotency_key is None:
-            return self._record(new_id("job"), self._checked(body)), True
-        if not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
-            raise InputError(
-                "The idempotency key has an impossible length.",
-                expected=f"1 to {MAX_KEY_LENGTH} characters",
-                received=f"{len(idempotency_key)} characters",
-            )
-        with self._one_at_a_time(f"idempotency:{layout.idempotency(idempotency_key)}"):
-            return self._create_idempotent(body, idempotency_key)
-
-    def _create_idempotent(self, body: dict[str, Any], idempotency_key: str) -> tuple[JobView, bool]:
-        where, digest = layout.idempotency(idempotency_key), _digest(body)
-        known = self.bucket.get_json(where)
-        if known is None:
-            checked = self._checked(body)
-            mine = {"job": new_id("job"), "digest": digest, "created_at": now()}
-            if self.bucket.write_once(where, mine):
-                return self._record(mine["job"], checked), True
-            known = self.bucket.get_json(where) or mine
-        if known["digest"] != digest:
-            raise Conflict(
-                "This idempotency key was used before with another body.",
-                advice="Use a new key for a new job; repeat a request with exactly the same body.",
-                job=known["job"],
-            )
-        job: str = known["job"]
-        # A crash between the two writes leaves a key without its job: then it is made now, under the same id.
-        return self.get_job(job) or self._record(job, self._checked(body)), False
-
-    def _checked(self, body: dict[str, Any]) -> dict[str, Any]:
-        recipe = Recipe.parse(body["recipe"])
-        kinds: tuple[tuple[str, Kind], ...] = (
-            ("model", "model"),
-            ("calibration", "dataset"),
-            ("validation", "dataset"),
-        )
-        for field, kind in kinds:
-            upload = body[field]
-            if upload is None and field == "validation":
-                continue
-            found = self.ledger.read(upload) if isinstance(upload, str) and is_id(kind, upload) else None
-            if found is None:
-                raise NotFound(
-                    f"{field}: there is no {kind} of this id.",
-                    expected=f"the id of an uploaded {kind}",
-                    received=str(upload)[:64],
-                    advice=f"Upload it first: POST /{kind}s.",
-                    field=field,
-                )
-            if found.outcome is not None and found.outcome["state"] == "rejected":
-                raise rejection(field, upload, found.outcome.get("problem"))
-        return {**body, "normalised": recipe.model_dump(mode="json")}
-
-    def _record(self, job: str, checked: dict[str, Any]) -> JobView:
-        request = {"id": job, "kind": "job", "created_at": now(), **checked}
-        if self.bucket.write_once(layout.request(job), request):
-            self.announce(job)
-            return self._views.job(Item(id=job, request=request, outcome=None))
-        view = self.get_job(job)
-        if view is None:
-            raise Unavailable("The bucket lost a job that it just held.", advice="Try again in a moment.")
-        return view
+        return self._submissions.create(model, calibration, validation, recipe, labels or {}, idempotency_key)
 
     def announce(self, item: str) -> None:
         """Note a new item in Redis and hint the workers; if Redis is down, the reconciler does it later."""
@@ -352,46 +279,6 @@ class Service:
             checks["redis"] = False
         return checks
 
-    @contextmanager
-    def _one_at_a_time(self, name: str) -> Iterator[None]:
-        with ExitStack() as stack:
-            try:
-                locked = stack.enter_context(self.clock.lock(name, seconds=60, wait=20))
-            except Down:
-                locked = True  # then write_once's own lock, and the server's If-None-Match, must do
-            if not locked:
-                raise Conflict("A request with this idempotency key is being handled.", advice="Try again.")
-            yield
-
 
 def _summary(view: JobView) -> dict[str, Any]:
     return {"state": view.state, "labels": view.labels}
-
-
-def rejection(field: str, upload: str, problem: dict[str, Any] | None) -> RejectedUpload:
-    """Return the error of a job that names a rejected upload, with what the inspection found."""
-    return RejectedUpload(
-        f"{field}: the upload was rejected: {(problem or {}).get('detail', 'no reason was recorded')}",
-        received=upload,
-        advice=(problem or {}).get("advice"),
-        field=field,
-        problem=problem,
-    )
-
-
-def _checked_labels(labels: dict[str, str]) -> dict[str, str]:
-    fits = (
-        isinstance(labels, dict)
-        and len(labels) <= MAX_LABELS
-        and all(isinstance(text, str) and len(text) <= MAX_LABEL_LENGTH for pair in labels.items() for text in pair)
-    )
-    if not fits:
-        raise InputError(
-            "The labels cannot be used.",
-            expected=f"at most {MAX_LABELS} pairs of texts of at most {MAX_LABEL_LENGTH} characters",
-        )
-    return labels
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Literal, cast
 
 from jobs import layout
-from jobs.bucket import BucketWriter
 from jobs.clock import Down
 from jobs.errors import Conflict, NotFound, TooLarge, Unavailable
 from jobs.ids import is_id, new_id
@@ -15,6 +14,7 @@ from jobs.ledger import Item, Ledger
 from jobs.paging import Pager
 from jobs.records import UploadView, now
 from jobs.views import Views
+from jobs.writer import BucketWriter
 from pruning_core.errors import InputError
 
 MAX_NAME_LENGTH = 255

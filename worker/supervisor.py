@@ -22,8 +22,9 @@ from jobs.holder import Holder
 from jobs.ids import Kind
 from jobs.ledger import Item
 from jobs.records import Attempt
-from jobs.service import Service, rejection
+from jobs.service import Service
 from jobs.settings import Settings
+from jobs.submission import rejection
 from pruning_core.errors import PruningError
 from pruning_core.report import Progress
 from worker import sandbox

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.bucket import PART_BYTES, Bucket
+from jobs.bucket import Bucket
 from jobs.errors import DigestMismatch, NotFound, Unavailable
 from jobs.settings import Settings
+from jobs.writer import PART_BYTES
 
 
 def pieces(data: bytes, size: int) -> Iterator[bytes]:

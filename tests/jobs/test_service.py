@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from jobs import layout
-from jobs.bucket import PART_BYTES
 from jobs.errors import Conflict, DigestMismatch, NotFound, NotReady, RejectedUpload, TooLarge
 from jobs.records import JobView
 from jobs.service import Service
+from jobs.writer import PART_BYTES
 from pruning_core.errors import InputError, RecipeError
 
 RECIPE = {"select": {"algorithm": "magnitude", "sparsity": 0.5}}

@@ -1,0 +1,156 @@
+"""Creating jobs: what the user sent is checked, recorded once, and announced."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from jobs import layout
+from jobs.clock import Down
+from jobs.errors import Conflict, NotFound, RejectedUpload, Unavailable
+from jobs.ids import Kind, is_id, new_id
+from jobs.ledger import Item, Ledger
+from jobs.records import JobView, now
+from jobs.views import Views
+from pruning_core.errors import InputError
+from pruning_core.recipe import Recipe
+
+MAX_LABELS = 32
+MAX_LABEL_LENGTH = 256
+MAX_KEY_LENGTH = 255
+
+
+class Submissions:
+    """The use case of creating a job; `jobs.service.Service` offers it."""
+
+    def __init__(self, ledger: Ledger, views: Views, announce: Callable[[str], None]) -> None:
+        self._ledger, self._views, self._announce = ledger, views, announce
+        self._bucket, self._clock = ledger.bucket, ledger.clock
+
+    def create(
+        self,
+        model: str,
+        calibration: str,
+        validation: str | None,
+        recipe: Any,
+        labels: dict[str, str],
+        idempotency_key: str | None,
+    ) -> tuple[JobView, bool]:
+        """Record a job; see `jobs.service.Service.create_job`."""
+        body = {
+            "model": model,
+            "calibration": calibration,
+            "validation": validation,
+            "recipe": recipe,
+            "labels": _checked_labels(labels),
+        }
+        if idempotency_key is None:
+            return self._record(new_id("job"), self._checked(body)), True
+        if not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
+            raise InputError(
+                "The idempotency key has an impossible length.",
+                expected=f"1 to {MAX_KEY_LENGTH} characters",
+                received=f"{len(idempotency_key)} characters",
+            )
+        with self._one_at_a_time(f"idempotency:{layout.idempotency(idempotency_key)}"):
+            return self._create_idempotent(body, idempotency_key)
+
+    def _create_idempotent(self, body: dict[str, Any], idempotency_key: str) -> tuple[JobView, bool]:
+        where, digest = layout.idempotency(idempotency_key), _digest(body)
+        known = self._bucket.get_json(where)
+        if known is None:
+            checked = self._checked(body)
+            mine = {"job": new_id("job"), "digest": digest, "created_at": now()}
+            if self._bucket.write_once(where, mine):
+                return self._record(mine["job"], checked), True
+            known = self._bucket.get_json(where) or mine
+        if known["digest"] != digest:
+            raise Conflict(
+                "This idempotency key was used before with another body.",
+                advice="Use a new key for a new job; repeat a request with exactly the same body.",
+                job=known["job"],
+            )
+        job: str = known["job"]
+        # A crash between the two writes leaves a key without its job: then it is made now, under the same id.
+        return self._view(job) or self._record(job, self._checked(body)), False
+
+    def _checked(self, body: dict[str, Any]) -> dict[str, Any]:
+        recipe = Recipe.parse(body["recipe"])
+        kinds: tuple[tuple[str, Kind], ...] = (
+            ("model", "model"),
+            ("calibration", "dataset"),
+            ("validation", "dataset"),
+        )
+        for field, kind in kinds:
+            upload = body[field]
+            if upload is None and field == "validation":
+                continue
+            found = self._ledger.read(upload) if isinstance(upload, str) and is_id(kind, upload) else None
+            if found is None:
+                raise NotFound(
+                    f"{field}: there is no {kind} of this id.",
+                    expected=f"the id of an uploaded {kind}",
+                    received=str(upload)[:64],
+                    advice=f"Upload it first: POST /{kind}s.",
+                    field=field,
+                )
+            if found.outcome is not None and found.outcome["state"] == "rejected":
+                raise rejection(field, upload, found.outcome.get("problem"))
+        return {**body, "normalised": recipe.model_dump(mode="json")}
+
+    def _record(self, job: str, checked: dict[str, Any]) -> JobView:
+        request = {"id": job, "kind": "job", "created_at": now(), **checked}
+        if self._bucket.write_once(layout.request(job), request):
+            self._announce(job)
+            return self._views.job(Item(id=job, request=request, outcome=None))
+        view = self._view(job)
+        if view is None:
+            raise Unavailable("The bucket lost a job that it just held.", advice="Try again in a moment.")
+        return view
+
+    def _view(self, job: str) -> JobView | None:
+        found = self._ledger.read(job)
+        return None if found is None else self._views.job(found)
+
+    @contextmanager
+    def _one_at_a_time(self, name: str) -> Iterator[None]:
+        with ExitStack() as stack:
+            try:
+                locked = stack.enter_context(self._clock.lock(name, seconds=60, wait=20))
+            except Down:
+                locked = True  # then write_once's own lock, and the server's If-None-Match, must do
+            if not locked:
+                raise Conflict("A request with this idempotency key is being handled.", advice="Try again.")
+            yield
+
+
+def rejection(field: str, upload: str, problem: dict[str, Any] | None) -> RejectedUpload:
+    """Return the error of a job that names a rejected upload, with what the inspection found."""
+    return RejectedUpload(
+        f"{field}: the upload was rejected: {(problem or {}).get('detail', 'no reason was recorded')}",
+        received=upload,
+        advice=(problem or {}).get("advice"),
+        field=field,
+        problem=problem,
+    )
+
+
+def _checked_labels(labels: dict[str, str]) -> dict[str, str]:
+    fits = (
+        isinstance(labels, dict)
+        and len(labels) <= MAX_LABELS
+        and all(isinstance(text, str) and len(text) <= MAX_LABEL_LENGTH for pair in labels.items() for text in pair)
+    )
+    if not fits:
+        raise InputError(
+            "The labels cannot be used.",
+            expected=f"at most {MAX_LABELS} pairs of texts of at most {MAX_LABEL_LENGTH} characters",
+        )
+    return labels
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
