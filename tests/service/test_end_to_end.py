@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ CHITA_90 = {"select": {"algorithm": "chita", "sparsity": 0.9}}
 
 
 @pytest.fixture(scope="module")
-def client(live: str) -> Client:
-    return Client(live)
+def client(live: str) -> Iterator[Client]:
+    with Client(live) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
