@@ -94,7 +94,11 @@ class Ledger:
         numbers = {key[len(folder) :].partition("/")[0] for key in keys if key.startswith(folder)}
         attempts = []
         for number in sorted(int(text) for text in numbers if text.isdecimal()):
-            document = dict(self.bucket.get_json(layout.attempt(item, number, "started")) or {})
+            # nanio lists the file it is still writing beside the key it will have: the folder may come first.
+            started = self.bucket.get_json(layout.attempt(item, number, "started"))
+            if started is None:
+                continue
+            document = dict(started)
             for event in (_GIVEN_BACK, _ENDED):
                 if layout.attempt(item, number, event) in keys:
                     document |= self.bucket.get_json(layout.attempt(item, number, event)) or {}
