@@ -41,7 +41,10 @@ class Options(Frozen):
         "optimised together; memory 4·p·samples bytes.",
     )
     block_size: int = Field(
-        default=500, ge=1, le=4096, description="Consecutive weights of one tensor in a diagonal block ('block')."
+        default=500,
+        ge=1,
+        le=4096,
+        description="About so many consecutive weights of one tensor in a diagonal block ('block').",
     )
     samples: int = Field(
         default=1000,

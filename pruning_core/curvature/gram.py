@@ -10,12 +10,15 @@ from torch.nn import functional
 
 
 def blocks_of(sizes: tuple[int, ...], block_size: int) -> tuple[tuple[int, int], ...]:
-    """Return for each tensor (number of blocks m, block length b): as equal as can be, b <= block_size, m·b >= size.
+    """Return for each tensor (number of blocks m, block length b): about ``block_size``, as equal as can be.
 
-    >>> blocks_of((1000, 1001), 500)
-    ((2, 500), (3, 334))
+    A tensor gets ⌊size/block_size⌋ blocks and at least one, as in the paper's experiments: block_size <= b <
+    2·block_size where the tensor is that large, and m·b >= size.
+
+    >>> blocks_of((200, 1000, 1800), 500)
+    ((1, 200), (2, 500), (3, 600))
     """
-    counts = [math.ceil(size / block_size) for size in sizes]
+    counts = [max(1, size // block_size) for size in sizes]
     return tuple((m, math.ceil(size / m)) for size, m in zip(sizes, counts, strict=True))
 
 
@@ -24,7 +27,7 @@ class BlockGram:
 
     Args:
         sizes: Weights of each tensor, in the order of the flat vector.
-        block_size: Largest block, b. Memory is about 4·p·b bytes.
+        block_size: About the length b of a block. Memory is Σ 4·m·b², about 4·p·block_size bytes.
         device: Where the blocks live.
     """
 

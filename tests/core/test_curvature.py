@@ -106,19 +106,19 @@ def test_columns_are_the_rows_transposed_with_their_moments() -> None:
 
 
 def test_block_gram_is_the_block_diagonal_of_the_fisher() -> None:
-    G = torch.randn(30, 17, generator=torch.Generator().manual_seed(0))
-    gram = BlockGram((10, 7), 4, torch.device("cpu"))
+    G = torch.randn(30, 18, generator=torch.Generator().manual_seed(0))
+    gram = BlockGram((11, 7), 4, torch.device("cpu"))
     for part in G.split(11):
         gram.add(part)
     first, second = gram.mean()
     fisher = G.T @ G / 30
-    assert first.shape == (3, 4, 4)
-    assert second.shape == (2, 4, 4)
-    torch.testing.assert_close(first[1], fisher[4:8, 4:8])
-    torch.testing.assert_close(first[2, :2, :2], fisher[8:10, 8:10])
-    torch.testing.assert_close(second[1, :3, :3], fisher[14:, 14:])
-    assert not first[2, 2:].any()
-    assert BlockGram.bytes_needed((10, 7), 4) == 4 * (3 * 16 + 2 * 16)
+    assert first.shape == (2, 6, 6)
+    assert second.shape == (1, 7, 7)
+    torch.testing.assert_close(first[0], fisher[:6, :6])
+    torch.testing.assert_close(first[1, :5, :5], fisher[6:11, 6:11])
+    torch.testing.assert_close(second[0], fisher[11:, 11:])
+    assert not first[1, 5:].any()
+    assert BlockGram.bytes_needed((11, 7), 4) == 4 * (2 * 36 + 49)
 
 
 def test_predict_fills_up_fixed_batches() -> None:
