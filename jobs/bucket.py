@@ -60,6 +60,10 @@ class Bucket:
         # Striped: write-once on one key is atomic within the process, different keys rarely wait for each other.
         self._writing = tuple(threading.Lock() for _ in range(64))
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
     def ensure(self) -> None:
         """Make the bucket if it is not there.
 

@@ -51,6 +51,7 @@ class Service:
         """Close all connections."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.queue.close()
+        self.bucket.close()
         self.clock.redis.close()
 
     # -- uploads ---------------------------------------------------------------------------------------------------

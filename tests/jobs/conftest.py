@@ -56,9 +56,10 @@ def moto_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(params=["nanio", "moto"])
-def bucket(request: pytest.FixtureRequest, settings: Settings) -> Bucket:
+def bucket(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Bucket]:
     if request.param == "moto":
         settings = settings.model_copy(update={"s3_endpoint": request.getfixturevalue("moto_endpoint")})
     bucket = Bucket(settings)
     bucket.ensure()
-    return bucket
+    yield bucket
+    bucket.close()

@@ -28,7 +28,7 @@ def uploads(service: Service) -> tuple[str, str]:
 
 
 @pytest.fixture
-def redis_down(service: Service) -> Service:
+def redis_down(service: Service) -> Iterator[Service]:
     """The same bucket, seen by an api whose Redis does not answer."""
     down = Service(service.settings.model_copy(update={"redis_url": "redis://127.0.0.1:9/0"}))
     yield down
