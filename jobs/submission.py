@@ -14,6 +14,7 @@ from jobs.errors import Conflict, NotFound, RejectedUpload, Unavailable
 from jobs.ids import Kind, is_id, new_id
 from jobs.ledger import Item, Ledger
 from jobs.records import JobView, now
+from jobs.states import first
 from jobs.views import Views
 from pruning_core.errors import InputError
 from pruning_core.recipe import Recipe
@@ -74,8 +75,14 @@ class Submissions:
                 job=known["job"],
             )
         job: str = known["job"]
-        # A crash between the two writes leaves a key without its job: then it is made now, under the same id.
-        return self._view(job) or self._record(job, self._checked(body)), False
+        view = self._view(job)
+        if view is None:
+            # A crash between the two writes leaves a key without its job: then it is made now, under the same id.
+            view = self._record(job, self._checked(body))
+        elif view.state == first("job"):
+            # A crash after them leaves a job that nobody was told of until the next comparison with the bucket.
+            self._announce(job)
+        return view, False
 
     def _checked(self, body: dict[str, Any]) -> dict[str, Any]:
         recipe = Recipe.parse(body["recipe"])

@@ -189,6 +189,26 @@ def test_crash_between_key_and_job(service: Service, uploads: tuple[str, str]) -
     assert service.get_job(first.id) is not None
 
 
+def test_repeated_request_tells_the_workers_of_a_job_they_never_heard_of(
+    service: Service, uploads: tuple[str, str]
+) -> None:
+    job = submit(service, uploads, idempotency_key="key")
+    service.clock.redis.flushdb()
+    assert submit(service, uploads, idempotency_key="key").id == job.id
+    assert service.index.open("job") == [job.id]
+    assert service.queue.length("jobs") == 1
+
+
+def test_attempt_that_is_just_being_written_is_not_yet_one(service: Service, uploads: tuple[str, str]) -> None:
+    job = submit(service, uploads)
+    # nanio lists the temporary file of a put beside the key it will have.
+    service.bucket.put_json(layout.attempts(job.id) + "1/.tmp.0123456789abcdef", {})
+    view = service.get_job(job.id)
+    assert view is not None
+    assert view.state == "queued"
+    assert view.attempts == ()
+
+
 @pytest.mark.parametrize("down", [False, True])
 def test_race_of_one_key_makes_one_job(
     service: Service, redis_down: Service, uploads: tuple[str, str], down: bool
