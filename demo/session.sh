@@ -4,7 +4,7 @@ set -euo pipefail
 URL=${URL:-http://127.0.0.1:8000}
 
 # [README begins]
-field() { python3 -c "import json, sys; print(json.load(sys.stdin)['$1'])"; }
+field() { python3 -c "import json, sys; value = json.load(sys.stdin)['$1']; print('' if value is None else value)"; }
 
 MODEL=$(curl -sS --fail-with-body -T digits.pt2 "$URL/models/" | field id)
 CALIBRATION=$(curl -sS --fail-with-body -T calibration.npz "$URL/datasets/" | field id)
