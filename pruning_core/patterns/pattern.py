@@ -26,9 +26,3 @@ class Pattern(Protocol):
 
     def rival(self, score: Tensor, mask: Tensor) -> Tensor:
         """Return, for each weight, the largest score among the pruned ones it competes with; 0 if there is none."""
-
-    def widen(self, factor: float) -> Pattern:
-        """Return the pattern that keeps ``factor`` times as many weights (at most all)."""
-
-    def restrict(self, mask: Tensor) -> Pattern:
-        """Return the pattern over the weights in ``mask`` alone, keeping as many as before."""

@@ -84,12 +84,3 @@ class Unstructured:
         return torch.cat(
             [part.max().expand(len(part)) if len(part) else part for part in torch.split(off, list(self.sizes))]
         )
-
-    def widen(self, factor: float) -> Unstructured:
-        """Return the pattern that keeps ``factor`` times as many weights in each group (at most all)."""
-        pairs = zip(self.sizes, self.counts, strict=True)
-        return Unstructured(self.sizes, tuple(min(p, math.ceil(factor * k)) for p, k in pairs))
-
-    def restrict(self, mask: Tensor) -> Unstructured:
-        """Return the pattern over the weights in ``mask`` alone, keeping as many as before."""
-        return Unstructured(tuple(int(part.sum()) for part in torch.split(mask, list(self.sizes))), self.counts)
