@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from jobs.records import JobView, UploadView
 from jobs.states import JobState, UploadState
+from jobs.submission import MAX_LABELS
 
 T = TypeVar("T")
 Document = dict[str, Any]
@@ -17,7 +18,6 @@ _RECIPE: dict[str, Any] = {"select": {"algorithm": "chita", "sparsity": 0.9}}
 _MODEL, _DATASET = "mdl_01JD3Z8Q9W3V6Y6T0B1C2D3E4F", "dst_01JD3Z9XB3M8R6N0QSWJ5T7K2P"
 _JOB = "job_01JD3ZAF2T9C4H7V8E6G0Y1X5M"
 
-MAX_LABELS = 32
 LabelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelValue = Annotated[str, StringConstraints(max_length=255)]
 

@@ -140,7 +140,8 @@ def _port_is_free(port: int) -> bool:
         return True
 
 
-def _is_ready(port: int) -> bool:
+def is_ready(port: int) -> bool:
+    """Return whether the service at this loopback port says that it can do its work."""
     try:
         with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/readyz", timeout=5) as answer:
             return bool(answer.status == 200)
@@ -207,7 +208,7 @@ def up(data: Path, port: int) -> int:
                 one.look_after()
             if not announced and time.monotonic() - checked > 0.5:
                 checked = time.monotonic()
-                announced = _is_ready(port)
+                announced = is_ready(port)
                 if announced:
                     print(
                         f"pruning-service is up at http://{LOOPBACK}:{port} (data in {data}); Ctrl-C ends it",

@@ -15,7 +15,7 @@ from torch import Tensor
 from pruning_core import pipeline
 from pruning_core.calibration import Dataset, bind, read_dataset
 from pruning_core.errors import DatasetError, NothingToPrune, PruningError
-from pruning_core.formats import model_format, read_model, write_model
+from pruning_core.formats import model_format, read_model, same_bits, write_model
 from pruning_core.network import Input
 from pruning_core.recipe import Recipe
 from pruning_core.report import Progress, Report
@@ -131,9 +131,9 @@ def verify(
     if produced.keys() != computed.keys() or produced.keys() != given.keys():
         raise PruningError("The produced file does not hold the names of the model.")
     for name, weight in produced.items():
-        if not _same_bits(weight, computed[name]):
+        if not same_bits(weight, computed[name]):
             raise PruningError(f"The produced file differs from what was computed in {name!r}.", weight=name)
-        if name not in masks and not _same_bits(weight, given[name]):
+        if name not in masks and not same_bits(weight, given[name]):
             raise PruningError(f"{name!r} took no part in pruning, but was changed.", weight=name)
     for name, mask in masks.items():
         if produced[name].shape != mask.shape or bool(produced[name][~mask].any()):
@@ -217,12 +217,6 @@ def _summary(report: Report) -> dict[str, Any]:
         **file.model_dump(include={"size_bytes", "size_bytes_before", "compressed_bytes", "compressed_bytes_before"}),
         "speedup": file.speedup,
     }
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    return torch.equal(*(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for t in (a, b)))
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from itertools import count
 from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pruning_core.algorithms.task import PruningTask, Selection, Step
+from pruning_core.algorithms.task import PruningTask, Selection, Step, relay
 from pruning_core.curvature import BlockGram, GradientRows, collect_columns, resolve_labels
 from pruning_core.curvature.memory import SHARE, available_bytes
 from pruning_core.errors import Diverged, LimitExceeded
@@ -171,14 +172,7 @@ def _global(task: PruningTask, options: Options, rows: GradientRows) -> Generato
     p = task.layout.size
     # Beside Gᵀ: one block of rows on the way in, small blocks and n×n matrices later.
     _check_memory(4 * p * rows.count * 5 // 4, task, "fewer samples or structure 'block'")
-    collecting = collect_columns(rows)
-    while True:
-        try:
-            done = next(collecting)
-        except StopIteration as end:
-            columns = end.value
-            break
-        yield _gradient_step(done, rows.count)
+    columns = yield from relay(collect_columns(rows), lambda done: _gradient_step(done, rows.count))
     ridge = _ridge(options, columns.diagonal)
     mask, anchor = free_first(task.weights, columns.diagonal, task.pattern)
     slope = columns.mean / rows.batch_size if options.first_order else None
@@ -191,15 +185,10 @@ def _global(task: PruningTask, options: Options, rows: GradientRows) -> Generato
         max_rounds=options.max_rounds,
         seed=task.seed,
     )
-    rounds = 0
-    while True:
-        try:
-            next(solving)
-        except StopIteration as end:
-            solution = end.value
-            break
-        rounds += 1
-        yield _select_step(min(rounds, options.max_rounds), max(1, options.max_rounds))
+    rounds = count(1)
+    solution = yield from relay(
+        solving, lambda _: _select_step(min(next(rounds), options.max_rounds), max(1, options.max_rounds))
+    )
     if solution.status is Status.DIVERGED:
         raise _diverged(solution.start, solution.objective, ridge)
     moved = int((solution.mask & ~mask).sum())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -12,6 +12,9 @@ from pruning_core.curvature import Layout
 from pruning_core.curvature.predict import Samples
 from pruning_core.network import Network
 from pruning_core.patterns import Unstructured
+
+S = TypeVar("S")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +79,14 @@ class Algorithm(Protocol):
 
     def __call__(self, task: PruningTask, options: Any) -> Generator[Step, None, Selection]:
         """Yield after every step; return the selection. Closing the generator cancels."""
+
+
+def relay(inner: Generator[S, None, R], shown: Callable[[S], Step]) -> Generator[Step, None, R]:
+    """Run an inner solver to its end, yielding each of its steps as a step of the algorithm; return its value."""
+    while True:
+        try:
+            step = next(inner)
+        except StopIteration as end:
+            value: R = end.value
+            return value
+        yield shown(step)

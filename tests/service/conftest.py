@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cli.embedded import LOOPBACK, free_port
-from tests.service.live import eventually, ready, service
+from cli.up import is_ready
+from tests.service.live import eventually, service
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +17,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Base URL of a running service: real Redis, S3, uvicorn, and Celery workers, one per test session."""
     port = free_port()
     with service(tmp_path_factory.mktemp("live"), port):
-        eventually(lambda: ready(port), 90, "the service is ready")
+        eventually(lambda: is_ready(port), 90, "the service is ready")
         yield f"http://{LOOPBACK}:{port}"
 
 

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from cli.embedded import LOOPBACK, Keys, free_port
-from tests.service.live import eventually, ready, service
+from cli.up import is_ready
+from tests.service.live import eventually, service
 
 
 def parts(up: subprocess.Popen[bytes]) -> dict[str, psutil.Process]:
@@ -38,7 +39,7 @@ def parts(up: subprocess.Popen[bytes]) -> dict[str, psutil.Process]:
 def test_starts_restarts_a_dead_part_keeps_its_data_and_leaves_nothing(tmp_path: Path) -> None:
     port, other_port = free_port(), free_port()
     with service(tmp_path / "one", port) as up, service(tmp_path / "two", other_port) as other:
-        eventually(lambda: ready(port) and ready(other_port), 60, "two services side by side are ready")
+        eventually(lambda: is_ready(port) and is_ready(other_port), 60, "two services side by side are ready")
         assert set(parts(up)) == {"redis", "s3", "api", "worker", "inspector"}
 
         second = subprocess.run(
@@ -57,7 +58,7 @@ def test_starts_restarts_a_dead_part_keeps_its_data_and_leaves_nothing(tmp_path:
             lambda: any(part.pid != killed for name, part in parts(up).items() if name == "api"),
             *(20, "the api is started again"),
         )
-        eventually(lambda: ready(port), 30, "the service is ready again")
+        eventually(lambda: is_ready(port), 30, "the service is ready again")
 
         everything = psutil.Process(up.pid).children(recursive=True)
         up.send_signal(signal.SIGINT)
