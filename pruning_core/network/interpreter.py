@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pruning_core.errors import ModelError, PruningError
 from pruning_core.network.allocation import check_allocation
-from pruning_core.network.graph import Graph, Node, Outputs, OwnDevice, Ref, Value
+from pruning_core.network.graph import Graph, Node, Outputs, OwnDevice, Ref, Value, names
 from pruning_core.network.kernels import KERNELS, SCALAR_OPS
 from pruning_core.network.ops import argument_names, overload
 
@@ -48,8 +48,6 @@ class Interpreter:
     def run(self, values: Mapping[str, Any], device: torch.device) -> tuple[Tensor, ...]:
         """Return the graph's outputs.
 
-        Each intermediate value is let go after its last use, so that without autograd only live values take memory.
-
         Args:
             values: A value for every graph input, weights included.
             device: Where new tensors are made.
@@ -59,13 +57,44 @@ class Interpreter:
             UnsupportedModel: An operation asks for a huge tensor.
         """
         environment = dict(values)
-        for call, done in zip(self._calls, self._graph.last_uses, strict=True):
-            arguments = {name: _resolve(value, environment, device) for name, value in call.node.arguments.items()}
-            result = _perform(call, arguments)
-            _bind(call.node, call.node.outputs, result, environment)
+        self.advance(environment, 0, len(self._calls), device)
+        return tuple(environment[name] for name in self._graph.outputs)
+
+    def advance(
+        self, environment: dict[str, Any], start: int, stop: int, device: torch.device, keep: Collection[str] = ()
+    ) -> dict[str, Any]:
+        """Run the nodes from ``start`` up to, not including, ``stop``; return the values to keep.
+
+        Each intermediate value is let go after its last use, so that without autograd only live values take memory.
+
+        Args:
+            environment: The values known so far, by name; what the nodes define is added, what none needs any more
+                is taken out.
+            start: First node to run.
+            stop: Node to stop before.
+            device: Where new tensors are made.
+            keep: Names to return, whether or not they are needed afterwards.
+
+        Raises:
+            NodeFailed: An operation does not accept what it gets.
+            UnsupportedModel: An operation asks for a huge tensor.
+        """
+        found = {name: environment[name] for name in keep if name in environment}
+        for call, done in zip(self._calls[start:stop], self._graph.last_uses[start:stop], strict=True):
+            self._execute(call, environment, device)
+            found.update((name, environment[name]) for name in names(call.node.outputs) if name in keep)
             for name in done:
                 del environment[name]
-        return tuple(environment[name] for name in self._graph.outputs)
+        return found
+
+    def execute(self, index: int, environment: dict[str, Any], device: torch.device) -> None:
+        """Run one node and add what it defines."""
+        self._execute(self._calls[index], environment, device)
+
+    @staticmethod
+    def _execute(call: _Call, environment: dict[str, Any], device: torch.device) -> None:
+        arguments = {name: _resolve(value, environment, device) for name, value in call.node.arguments.items()}
+        _bind(call.node, call.node.outputs, _perform(call, arguments), environment)
 
 
 def _prepare(node: Node) -> _Call:

@@ -19,7 +19,8 @@ _PRODUCTS = {
     "aten.addmm.default": "mat2",
     "aten.matmul.default": "other",
 }
-_TRANSPOSES = frozenset(
+#: Operations that give a view of a matrix with its dimensions swapped (or moved).
+TRANSPOSES = frozenset(
     ("aten.t.default", "aten.transpose.int", "aten.permute.default", "aten.numpy_T.default", "aten.mT.default")
 )
 #: Operations that take a weight which is not meant to be pruned, and say nothing about it.
@@ -67,7 +68,7 @@ def find_layers(
     reasons: dict[str, str] = {}
     computed: dict[str, str] = {}
     for node in graph.nodes:
-        use = _use(node)
+        use = weight_use(node)
         direct = None
         if use is not None:
             kind, argument, groups = use
@@ -105,7 +106,7 @@ def find_layers(
     return tuple(layers.values()), unprunable
 
 
-def _use(node: Node) -> tuple[Literal["linear", "conv"], str, int] | None:
+def weight_use(node: Node) -> tuple[Literal["linear", "conv"], str, int] | None:
     """Return kind, argument that holds the weight, and groups, if the node is a linear or convolution operation."""
     arguments = node.arguments
     if node.op == "aten.linear.default" and "weight" in arguments:
@@ -116,6 +117,8 @@ def _use(node: Node) -> tuple[Literal["linear", "conv"], str, int] | None:
         groups = arguments.get("groups", 1)
         return "conv", "weight", groups if isinstance(groups, int) else 1
     if (argument := _PRODUCTS.get(node.op)) and argument in arguments:
+        if arguments.get("alpha", 1) != 1 or arguments.get("beta", 1) != 1:
+            return None  # a scaled product is not the layer y = Wx + b
         return "linear", argument, 1
     return None
 
@@ -128,7 +131,7 @@ def _direct(node: Node, argument: str, graph: Graph, producers: Mapping[str, Nod
     if node.op not in _PRODUCTS:
         return graph.weights.get(value.name)
     producer = producers.get(value.name)
-    if producer is None or producer.op not in _TRANSPOSES:
+    if producer is None or producer.op not in TRANSPOSES:
         return None
     source = producer.arguments.get("self")
     return graph.weights.get(source.name) if isinstance(source, Ref) and _swaps(producer) else None
@@ -145,7 +148,7 @@ def _swaps(node: Node) -> bool:
 
 def _only_moves(node: Node) -> bool:
     packet = node.op.split(".")[1] if "." in node.op else ""
-    return node.op in _TRANSPOSES or packet in _NORMS
+    return node.op in TRANSPOSES or packet in _NORMS
 
 
 def _ancestors(start: Iterable[str], graph: Graph, producers: Mapping[str, Node]) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from pruning_core.network import ops
 from pruning_core.network.graph import Graph
 from pruning_core.network.interpreter import Interpreter
 from pruning_core.network.layers import Layer, find_layers
+from pruning_core.network.segments import Segments, Site, State, kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,7 @@ class Network:
         layers, unprunable = find_layers(graph, weights, self._parameters, fixed)
         self.layers: tuple[Layer, ...] = layers
         self.unprunable: Mapping[str, str] = MappingProxyType(unprunable)
+        self._segments = Segments(graph, layers)
 
     @property
     def device(self) -> torch.device:
@@ -100,10 +103,77 @@ class Network:
             ModelError: An input or a weight does not fit; says which and how.
         """
         self._check_inputs(inputs)
-        given = self._chosen(weights or {})
-        values: dict[str, Tensor] = {name: given[weight] for name, weight in self._graph.weights.items()}
+        values = self._values(weights)
         values.update(zip(self._graph.inputs, inputs, strict=True))
         return self._interpreter.run(values, self.device)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Every use of a prunable layer, in execution order."""
+        return self._segments.sites
+
+    @property
+    def operations(self) -> tuple[int, ...]:
+        """Indices of the nodes that are linear layers, convolutions or activations, in execution order."""
+        return self._segments.operations
+
+    @property
+    def length(self) -> int:
+        """How many nodes the graph has; a state at this position has all outputs."""
+        return len(self._graph.nodes)
+
+    def output_of(self, node: int) -> str | None:
+        """Return the name of the one value that a node gives, None where it gives several."""
+        outputs = self._graph.nodes[node].outputs
+        return outputs if isinstance(outputs, str) else None
+
+    def begin(self, inputs: Sequence[Tensor]) -> State:
+        """Return the state before the first node.
+
+        Args:
+            inputs: One tensor for each of `inputs`, in order.
+
+        Raises:
+            ModelError: An input does not fit.
+        """
+        self._check_inputs(inputs)
+        values = dict(zip(self._graph.inputs, inputs, strict=True))
+        return State(position=0, values={name: values[name] for name in self._segments.live(0)})
+
+    def advance(
+        self, state: State, stop: int, weights: Mapping[str, Tensor] | None = None, keep: Collection[str] = ()
+    ) -> tuple[State, dict[str, Tensor]]:
+        """Run on from a state, up to but not including the node ``stop``.
+
+        Piece by piece or at once, the values are the same to the bit. Pure, and differentiable in the weights and in
+        the state's values, as `run` is. The state given is left as it is: a run may branch there.
+
+        Args:
+            state: Where to begin.
+            stop: Index of the node to stop before; `length` to run to the end.
+            weights: Replaces some of `weights` on this way.
+            keep: Names of values to return: live ones of ``state``, or any that is computed on the way.
+
+        Returns:
+            The state there, and the values to keep.
+
+        Raises:
+            ModelError: ``stop`` lies behind, a kept value is not met, or a weight does not fit.
+        """
+        self._segments.check_stop(state.position, stop)
+        environment = self._values(weights)
+        environment.update(state.values)
+        for index in self._segments.remade(state.position):
+            self._interpreter.execute(index, environment, self.device)
+        found = self._interpreter.advance(environment, state.position, stop, self.device, keep)
+        values = {name: environment[name] for name in self._segments.live(stop)}
+        return State(position=stop, values=values), kept(found, keep)
+
+    def outputs(self, state: State, weights: Mapping[str, Tensor] | None = None) -> tuple[Tensor, ...]:
+        """Run a state to the end and return the flat outputs, as `run` gives them."""
+        end, _ = self.advance(state, self.length, weights)
+        values = {**self._values(weights), **end.values}
+        return tuple(values[name] for name in self._graph.outputs)
 
     def with_weights(self, updates: Mapping[str, Tensor]) -> Network:
         """Return a network with some weights replaced.
@@ -146,6 +216,10 @@ class Network:
                     received=list(tensor.shape),
                 )
         return {**self.weights, **updates}
+
+    def _values(self, weights: Mapping[str, Tensor] | None) -> dict[str, Any]:
+        given = self._chosen(weights or {})
+        return {name: given[weight] for name, weight in self._graph.weights.items()}
 
     def _check_inputs(self, tensors: Sequence[Tensor]) -> None:
         if len(tensors) != len(self.inputs):
