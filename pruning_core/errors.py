@@ -94,6 +94,13 @@ class DatasetError(InputError):
     title = "Invalid dataset"
 
 
+class MaskError(InputError):
+    """The uploaded mask is broken or does not fit the model."""
+
+    slug = "invalid-mask"
+    title = "Invalid mask"
+
+
 class RecipeError(InputError):
     """The recipe asks for something impossible, unknown or not offered yet."""
 

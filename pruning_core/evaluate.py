@@ -16,6 +16,15 @@ from pruning_core.network import Network
 from pruning_core.report import Quality
 
 
+def standing(quality: Quality) -> tuple[float, float]:
+    """Return what two qualities on the same data are compared by: the larger is the better network.
+
+    Accuracy, then loss; without class labels the loss; without labels how close the outputs are to the dense ones.
+    """
+    last = quality.loss if quality.loss is not None else quality.output_error
+    return quality.accuracy or 0.0, -(last if last is not None else 0.0)
+
+
 @dataclass
 class _Sums:
     """What one network has shown so far."""

@@ -1,32 +1,45 @@
-"""`prune`: from a network, calibration data and a recipe to a pruned network and a report of what was measured."""
+"""`prune`: from a network, calibration data and a recipe to pruned networks and a report of what was measured."""
 
 from __future__ import annotations
 
-import platform
-import resource
-import time
+import hashlib
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from pruning_core.algorithms import REGISTRY, Entry, PruningTask, Selection
+from pruning_core.accounts import Clock, device_name, versions
+from pruning_core.algorithms import Checkpoints, NoCheckpoints, PruningTask, Selection, Within
 from pruning_core.curvature import Layout
 from pruning_core.curvature.predict import Samples
-from pruning_core.errors import Diverged, ModelError, NothingToPrune
+from pruning_core.errors import MaskError, ModelError, NothingToPrune
 from pruning_core.evaluate import compare
+from pruning_core.frontier import make_levels
+from pruning_core.holdout import split
+from pruning_core.levels import WORK_SHARE, selected_weights
+from pruning_core.masks import flat_mask, masked_layers
 from pruning_core.network import Layer, Network
-from pruning_core.patterns import Unstructured
-from pruning_core.recipe import Recipe
-from pruning_core.report import LayerReport, Progress, PruningReport, Quality, StageReport
+from pruning_core.recipe import Goal, Recipe
+from pruning_core.report import LayerReport, LevelReport, Progress, PruningReport
 
 T = TypeVar("T")
 
-#: How much of the whole work the algorithm is, for progress; the rest is evaluation.
-ALGORITHM_SHARE = 0.95
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """One produced network.
+
+    Args:
+        network: On the CPU; every tensor that did not take part is bit-identical to the given one.
+        masks: Weight name -> bool, True = kept; only the layers that took part.
+        report: What was measured on it.
+    """
+
+    network: Network
+    masks: Mapping[str, Tensor]
+    report: LevelReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +47,22 @@ class Pruned:
     """What `prune` returns.
 
     Args:
-        network: On the CPU; every tensor that did not take part is bit-identical to the given one.
-        masks: Weight name -> bool, True = kept; only the layers that took part.
+        levels: One for a sparsity, a goal, an n:m pattern or a mask; for a list one for each, in ascending sparsity.
         report: What was measured.
     """
 
-    network: Network
-    masks: Mapping[str, Tensor]
+    levels: tuple[Level, ...]
     report: PruningReport
+
+    @property
+    def network(self) -> Network:
+        """The only network, or the sparsest."""
+        return self.levels[-1].network
+
+    @property
+    def masks(self) -> Mapping[str, Tensor]:
+        """The masks of `network`."""
+        return self.levels[-1].masks
 
 
 def finish(steps: Generator[object, None, T]) -> T:
@@ -54,13 +75,19 @@ def finish(steps: Generator[object, None, T]) -> T:
             return value
 
 
-def planned_layers(network: Network, recipe: Recipe) -> tuple[Layer, ...]:
-    """Return the prunable layers that the recipe includes, in execution order.
+def planned_layers(network: Network, recipe: Recipe, masks: Mapping[str, Tensor] | None = None) -> tuple[Layer, ...]:
+    """Return the prunable layers that the recipe includes (and the masks name), in execution order.
 
     Raises:
         NothingToPrune: There are none.
+        MaskError: A mask is needed and not given, or does not fit the network.
     """
-    layers = tuple(layer for layer in network.layers if recipe.select.layers.accepts(layer.name))
+    candidates = network.layers
+    if recipe.needs_mask:
+        if masks is None:
+            raise MaskError("The recipe takes an uploaded mask, and none was given.", expected="masks")
+        candidates = masked_layers(network, masks)
+    layers = tuple(layer for layer in candidates if recipe.select.layers.accepts(layer.name))
     if not layers:
         names = [layer.name for layer in network.layers]
         raise NothingToPrune(
@@ -79,126 +106,109 @@ def prune(
     *,
     validation: Samples | None = None,
     device: str | torch.device = "cpu",
+    masks: Mapping[str, Tensor] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Generator[Progress, None, Pruned]:
     """Prune a network by a recipe. Same arguments, same device kind and threads, same bytes.
 
     Args:
         network: As read; it is not changed.
-        calibration: What the algorithm may look at.
-        recipe: Algorithm, sparsity, pattern, layers, seed.
+        calibration: What the algorithm may look at. A part is kept aside: choices are made on it.
+        recipe: Algorithms, sparsity, pattern, layers, seed.
         validation: What the qualities are measured on; without it the calibration data.
         device: Where to work. The result is on the CPU.
+        masks: Weight name -> bool, for recipes that take an uploaded mask.
+        checkpoints: Where finished steps are kept: called again with them after a kill, it goes on from there.
 
     Yields:
         Progress after every step. Closing the generator cancels.
 
     Returns:
-        The pruned network, its masks and the report, as the generator's value (see `finish`).
+        The pruned networks, their masks and the report, as the generator's value (see `finish`).
 
     Raises:
         NothingToPrune: No layer takes part.
         ModelError: A weight is not finite.
+        MaskError: The masks do not fit.
         PruningError: What the algorithm raises.
     """
     select = recipe.select
-    layers = planned_layers(network, recipe)
+    layers = planned_layers(network, recipe, masks)
     layout = Layout(layers)
-    pattern = Unstructured.of(layout.sizes, select.sparsity, scope=select.pattern.scope)
-    entry = REGISTRY[select.algorithm]
     there = network.to(device)
     weights = layout.flatten(there.weights)
     if not bool(torch.isfinite(weights).all()):
         bad = [name for name, part in layout.split(weights).items() if not bool(torch.isfinite(part).all())]
         raise ModelError("Some weights are not finite.", expected="finite weights", received=bad)
-    clock = _Clock()
-    if pattern.kept == pattern.size:
-        # Nothing is to go: the identity, whatever the algorithm would do to the survivors.
-        selection = Selection(
-            mask=torch.ones_like(weights, dtype=torch.bool),
-            options=entry.options.model_validate(select.options).model_dump(),
-            notes=("Sparsity 0 was asked for: the network was left as it is.",),
-        )
-    else:
-        task = PruningTask(
-            network=there,
-            calibration=calibration,
-            layout=layout,
-            weights=weights,
-            pattern=pattern,
-            seed=recipe.seed,
-        )
-        selection = yield from _select(entry, task, recipe, clock)
-    updates = _write(network, layout, selection)
-    pruned = network.with_weights(updates)
-    masks = {name: mask.cpu() for name, mask in layout.split(selection.mask).items()}
-    yield Progress(stage="evaluate", done=0, total=1, fraction=ALGORITHM_SHARE)
+    clock = Clock()
+    fit, held_out = split(calibration, recipe.seed)
+    kept: Checkpoints = NoCheckpoints()
+    if checkpoints is not None:
+        kept = Within(checkpoints, _fingerprint(there, weights, calibration, recipe, masks))
+    task = PruningTask(
+        network=there,
+        calibration=fit,
+        held_out=held_out,
+        layout=layout,
+        weights=weights,
+        seed=recipe.seed,
+        checkpoints=kept,
+    )
+    given = None if not recipe.needs_mask or masks is None else flat_mask(layout, masks).to(there.device)
+    made = yield from make_levels(task, recipe, given, clock)
+
+    yield Progress(stage="evaluate", done=0, total=1, fraction=WORK_SHARE)
     clock.skip()
     data = calibration if validation is None else validation
-    magnitude = {name: there.weights[name] * mask for name, mask in layout.split(pattern.keep(weights.abs())).items()}
-    moved = {name: value.to(there.device) for name, value in updates.items()}
-    found = compare(there, {"magnitude": magnitude, "pruned": moved}, data)
+    candidates: dict[str, Mapping[str, Tensor]] = {}
+    for i, one in enumerate(made.levels):
+        candidates[f"pruned {i}"] = selected_weights(task, one.selection)
+        candidates[f"magnitude {i}"] = selected_weights(task, Selection(mask=one.pattern.keep(weights.abs())))
+    found = compare(there, candidates, data)
     clock.lap("evaluate")
     yield Progress(stage="evaluate", done=1, total=1, fraction=1.0)
-    notes = (*selection.notes, *_comparison(found["magnitude"], found["pruned"], validation is None))
-    per_layer = tuple(_layer_report(layer, pruned) for layer in layers)
-    zeros, total = sum(r.zeros for r in per_layer), layout.size
+
+    levels = []
+    for i, one in enumerate(made.levels):
+        updates = {name: value.cpu() for name, value in candidates[f"pruned {i}"].items()}
+        produced = network.with_weights(updates)
+        level_masks = {name: mask.cpu() for name, mask in layout.split(one.selection.mask).items()}
+        per_layer = tuple(_layer_report(layer, produced) for layer in layers)
+        report = LevelReport(
+            sparsity_requested=one.sparsity,
+            sparsity=sum(r.zeros for r in per_layer) / layout.size,
+            pattern_holds=one.pattern.accepts(one.selection.mask) and _masked_are_zero(produced, level_masks),
+            layers=per_layer,
+            objective=dict(one.selection.objective),
+            options=dict(one.selection.options),
+            refine_options=one.refine_options,
+            fell_back=one.fell_back,
+            notes=one.selection.notes,
+            magnitude=found[f"magnitude {i}"],
+            pruned=found[f"pruned {i}"],
+        )
+        levels.append(Level(network=produced, masks=level_masks, report=report))
     included = {layer.name for layer in layers}
-    report = PruningReport(
-        algorithm=select.algorithm,
-        sparsity_requested=select.sparsity,
-        sparsity=zeros / total,
-        pattern=select.pattern.model_dump(),
-        pattern_holds=pattern.accepts(selection.mask) and _masked_are_zero(pruned, masks),
-        layers=per_layer,
-        excluded=tuple(layer.name for layer in network.layers if layer.name not in included),
-        unprunable=dict(network.unprunable),
-        objective=dict(selection.objective),
-        options=dict(selection.options),
-        notes=notes,
-        data="calibration" if validation is None else "validation",
-        dense=found["dense"],
-        magnitude=found["magnitude"],
-        pruned=found["pruned"],
-        stages=clock.stages,
-        seed=recipe.seed,
-        device=_device_name(there.device),
-        versions=_versions(),
+    return Pruned(
+        levels=tuple(levels),
+        report=PruningReport(
+            algorithm=select.algorithm,
+            refine=recipe.refine.algorithm if recipe.refine else None,
+            pattern=select.pattern.model_dump(),
+            goal=select.sparsity.model_dump(exclude_none=True) if isinstance(select.sparsity, Goal) else None,
+            excluded=tuple(layer.name for layer in network.layers if layer.name not in included),
+            unprunable=dict(network.unprunable),
+            data="calibration" if validation is None else "validation",
+            held_out=len(held_out),
+            dense=found["dense"],
+            levels=tuple(level.report for level in levels),
+            frontier=made.frontier,
+            stages=clock.stages,
+            seed=recipe.seed,
+            device=device_name(there.device),
+            versions=versions(),
+        ),
     )
-    return Pruned(network=pruned, masks=masks, report=report)
-
-
-def _select(entry: Entry, task: PruningTask, recipe: Recipe, clock: _Clock) -> Generator[Progress, None, Selection]:
-    steps = entry.run(task, entry.options.model_validate(recipe.select.options))
-    stage = "select"
-    try:
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as end:
-                selection: Selection = end.value
-                break
-            stage = step.stage
-            clock.lap(stage)
-            yield Progress(stage=stage, done=step.done, total=step.total, fraction=ALGORITHM_SHARE * step.fraction)
-            clock.skip()
-    finally:
-        steps.close()
-    clock.lap(stage)
-    if selection.weights is not None and not bool(torch.isfinite(selection.weights).all()):
-        raise Diverged("The algorithm produced weights that are not finite.", advice="Give a larger ridge.")
-    return selection
-
-
-def _write(network: Network, layout: Layout, selection: Selection) -> dict[str, Tensor]:
-    """Return the changed weights on the CPU, in their own dtypes: exact zeros off the mask."""
-    masks = layout.split(selection.mask.cpu())
-    values = None if selection.weights is None else layout.split(selection.weights.cpu())
-    updates = {}
-    for name, mask in masks.items():
-        given = network.weights[name].detach().cpu()
-        value = given if values is None else values[name].to(given.dtype)
-        updates[name] = torch.where(mask, value, torch.zeros_like(given))
-    return updates
 
 
 def _masked_are_zero(network: Network, masks: Mapping[str, Tensor]) -> bool:
@@ -218,56 +228,14 @@ def _layer_report(layer: Layer, network: Network) -> LayerReport:
     )
 
 
-def _comparison(magnitude: Quality, pruned: Quality, on_calibration: bool) -> tuple[str, ...]:
-    """Say so when plain magnitude pruning did better."""
-    data = "calibration" if on_calibration else "validation"
-    for word, sign in (("accuracy", 1), ("loss", -1), ("output_error", -1)):
-        ours, theirs = getattr(pruned, word), getattr(magnitude, word)
-        if ours is not None and theirs is not None:
-            if sign * ours < sign * theirs:
-                return (
-                    f"Magnitude pruning does better on the {data} data ({word.replace('_', ' ')} {theirs:.4g} against "
-                    f"{ours:.4g}): consider it, or other options.",
-                )
-            return ()
-    return ()
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
-
-
-def _versions() -> dict[str, str]:
-    try:
-        own = version("pruning-service")
-    except PackageNotFoundError:  # used from a source tree that is not installed
-        own = "unknown"
-    return {"pruning-service": own, "torch": str(torch.__version__), "python": platform.python_version()}
-
-
-class _Clock:
-    """Wall and CPU seconds of each stage, and the peak of resident memory."""
-
-    def __init__(self) -> None:
-        self._stages: dict[str, StageReport] = {}
-        self.skip()
-
-    def skip(self) -> None:
-        """Count nothing that happened since the last call: the caller's time between two steps."""
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-
-    def lap(self, stage: str) -> None:
-        """Add what happened since the last call to this stage."""
-        before = self._stages.get(stage)
-        self._stages[stage] = StageReport(
-            name=stage,
-            seconds=time.perf_counter() - self._wall + (before.seconds if before else 0.0),
-            cpu_seconds=time.process_time() - self._cpu + (before.cpu_seconds if before else 0.0),
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        )
-        self.skip()
-
-    @property
-    def stages(self) -> tuple[StageReport, ...]:
-        """Every stage in the order of its first lap."""
-        return tuple(self._stages.values())
+def _fingerprint(
+    network: Network, weights: Tensor, data: Samples, recipe: Recipe, masks: Mapping[str, Tensor] | None
+) -> str:
+    """Return a digest of all that the result depends on: checkpoints of other work are not taken for this one's."""
+    digest = hashlib.sha256(recipe.model_dump_json().encode())
+    digest.update(f"{versions()} {device_name(network.device)}".encode())
+    tensors = [weights, *data.inputs, *([] if data.labels is None else [data.labels])]
+    for tensor in [*tensors, *(masks or {}).values()]:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]

@@ -7,16 +7,21 @@ The options of each algorithm are declared beside its code and published as JSON
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal
 
 import jsonschema
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pruning_core.errors import RecipeError
+
+#: Levels of one frontier at most: each is a model in the bucket.
+MAX_LEVELS = 32
 
 
 class Frozen(BaseModel):
@@ -33,6 +38,64 @@ class Unstructured(Frozen):
         default="global",
         description="'global': one ranking over all prunable weights; 'layer': the same sparsity in every layer.",
     )
+    max_layer_sparsity: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="With scope 'global': no layer loses more than this part of its weights. null: no cap.",
+    )
+
+
+class NofM(Frozen):
+    """Of every m consecutive input channels (at one kernel position, for one output channel) n stay."""
+
+    type: Literal["n:m"] = "n:m"
+    n: int = Field(ge=1, le=256, description="Weights that stay in each group.")
+    m: int = Field(ge=2, le=256, description="Weights in a group.")
+
+    @model_validator(mode="after")
+    def _fewer(self) -> NofM:
+        if self.n >= self.m:
+            raise ValueError(f"expected n < m, got {self.n}:{self.m}")
+        return self
+
+
+class Block(Frozen):
+    """Whole blocks go: r consecutive output channels by c consecutive input channels at one kernel position."""
+
+    type: Literal["block"] = "block"
+    shape: tuple[Annotated[int, Field(ge=1, le=256)], Annotated[int, Field(ge=1, le=256)]] = Field(
+        description="(r, c): outputs by inputs; [4, 1] is the field's '4x1'."
+    )
+    scope: Literal["global", "layer"] = Field(default="global", description="As for 'unstructured'.")
+
+
+class Mask(Frozen):
+    """Exactly the mask that was uploaded with the job (``"masks": "msk_…"``)."""
+
+    type: Literal["mask"] = "mask"
+
+
+Pattern = Annotated[Unstructured | NofM | Block | Mask, Field(discriminator="type")]
+
+
+class Goal(Frozen):
+    """Search for the highest sparsity whose loss of quality stays within a bound, on held-out data."""
+
+    max_accuracy_drop: float | None = Field(
+        default=None, ge=0, le=1, description="Dense accuracy less pruned accuracy, at most (0.01: one point)."
+    )
+    max_loss_increase: float | None = Field(
+        default=None, ge=0, description="Pruned loss less dense loss, at most, in units of the loss."
+    )
+    max_sparsity: float = Field(default=0.99, gt=0, lt=1, description="Where the search ends.")
+    precision: float = Field(default=0.005, ge=0.0005, le=0.2, description="How finely sparsity is searched.")
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Goal:
+        if (self.max_accuracy_drop is None) == (self.max_loss_increase is None):
+            raise ValueError("expected exactly one of max_accuracy_drop and max_loss_increase")
+        return self
 
 
 class Layers(Frozen):
@@ -50,36 +113,17 @@ class Layers(Frozen):
         return any(fnmatchcase(name, p) for p in self.include) and not any(fnmatchcase(name, p) for p in self.exclude)
 
 
-class Select(BaseModel):
-    """Choose the mask: which weights stay. Options of the algorithm stand beside these fields."""
+class _Named(BaseModel):
+    """A part of a recipe that names an algorithm; options of the algorithm stand beside its own fields."""
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    part: ClassVar[str]
 
     algorithm: str = Field(description="A name from GET /algorithms.")
-    sparsity: float = Field(ge=0.0, lt=1.0, description="Fraction of the prunable weights that become zero.")
-    pattern: Unstructured = Unstructured()
-    layers: Layers = Layers()
-
-    @field_validator("sparsity", mode="before")
-    @classmethod
-    def _one_number(cls, value: Any) -> Any:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            kind = "a list of sparsities" if isinstance(value, list) else "a goal" if isinstance(value, dict) else None
-            hint = f"; {kind} is not offered by this version" if kind else ""
-            raise ValueError(f"expected one number, 0 <= sparsity < 1{hint}")  # noqa: TRY004 - pydantic wants it
-        return value
-
-    @field_validator("pattern", mode="before")
-    @classmethod
-    def _known_pattern(cls, value: Any) -> Any:
-        kind = value.get("type", "unstructured") if isinstance(value, Mapping) else value
-        if isinstance(kind, str) and kind != "unstructured":
-            raise ValueError(f"pattern {kind!r} is not offered by this version; offered: 'unstructured'")
-        return {"type": kind} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _options_fit(self) -> Select:
-        known = catalogue()
+    def _options_fit(self) -> _Named:
+        known = {name: entry for name, entry in catalogue().items() if entry["part"] == self.part}
         if self.algorithm not in known:
             raise ValueError(f"unknown algorithm {self.algorithm!r}; offered: {', '.join(sorted(known))}")
         schema = known[self.algorithm]["options"]
@@ -95,18 +139,108 @@ class Select(BaseModel):
         return dict(self.model_extra or {})
 
 
+Sparsity = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Select(_Named):
+    """Choose the mask: which weights stay. Options of the algorithm stand beside these fields."""
+
+    part = "select"
+
+    sparsity: Sparsity | tuple[Sparsity, ...] | Goal | None = Field(
+        default=None,
+        description="Fraction of the prunable weights that become zero: a number; or a rising list, whose models are "
+        "all made from one pass of statistics; or a goal. An n:m pattern or a mask needs none.",
+    )
+    pattern: Pattern = Unstructured()
+    layers: Layers = Layers()
+
+    @field_validator("sparsity", mode="before")
+    @classmethod
+    def _a_form_that_is_known(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return Goal.model_validate(value)
+        items = value if isinstance(value, list | tuple) else [value]
+        if value is not None and any(isinstance(x, bool) or not isinstance(x, int | float) for x in items):
+            raise ValueError(
+                "expected a number 0 <= sparsity < 1, a rising list of numbers, or a goal such as "
+                '{"max_accuracy_drop": 0.01}'
+            )
+        if isinstance(value, list | tuple) and not (
+            0 < len(items) <= MAX_LEVELS and all(a < b for a, b in pairwise(items))
+        ):
+            raise ValueError(f"expected a rising list of 1 to {MAX_LEVELS} different numbers")
+        if value is not None and not all(0 <= x < 1 for x in items):
+            raise ValueError("expected 0 <= sparsity < 1: greater than or equal to 0 and less than 1")
+        return value
+
+    @field_validator("pattern", mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return {"type": "unstructured", **value} if isinstance(value, Mapping) else value
+        if found := re.fullmatch(r"(\d{1,3}):(\d{1,3})", value):
+            return {"type": "n:m", "n": int(found[1]), "m": int(found[2])}
+        if found := re.fullmatch(r"(\d{1,3})x(\d{1,3})", value):
+            return {"type": "block", "shape": [int(found[1]), int(found[2])]}
+        if value in ("unstructured", "mask"):
+            return {"type": value}
+        raise ValueError(f"unknown pattern {value!r}; offered: 'unstructured', 'N:M' as '2:4', 'RxC' as '4x1', 'mask'")
+
+    @model_validator(mode="after")
+    def _sparsity_fits_the_pattern(self) -> Select:
+        given = self.sparsity
+        if isinstance(self.pattern, NofM):
+            implied = 1 - self.pattern.n / self.pattern.m
+            if given is not None and (not isinstance(given, float) or abs(given - implied) > 1e-6):
+                raise ValueError(
+                    f"sparsity: an {self.pattern.n}:{self.pattern.m} pattern has sparsity {implied:g}; leave it out"
+                )
+        elif isinstance(self.pattern, Mask):
+            if given is not None:
+                raise ValueError("sparsity: a mask has its own sparsity; leave it out")
+        elif given is None:
+            raise ValueError("sparsity: required with this pattern: a number, a list or a goal")
+        offered = catalogue()[self.algorithm].get("patterns") if self.algorithm in catalogue() else None
+        if offered is not None and self.pattern.type not in offered:
+            raise ValueError(f"pattern: {self.algorithm!r} serves {', '.join(offered)}; got {self.pattern.type!r}")
+        return self
+
+    @property
+    def levels(self) -> tuple[float | None, ...]:
+        """The sparsities asked for; ``(None,)`` where pattern or goal decide."""
+        if isinstance(self.sparsity, tuple):
+            return self.sparsity
+        return (None,) if isinstance(self.sparsity, Goal) or self.sparsity is None else (self.sparsity,)
+
+
+class Refine(_Named):
+    """Re-fit the surviving weights under the mask. Options of the algorithm stand beside the name."""
+
+    part = "refine"
+
+
 class Recipe(Frozen):
-    """One pruning request: ``{"select": {"algorithm": "chita", "sparsity": 0.9}, "seed": 0}``."""
+    """One pruning request: ``{"select": {"algorithm": "chita", "sparsity": 0.9}, "seed": 0}``.
+
+    Without ``select`` the mask is the uploaded one, and ``refine`` re-fits its weights.
+    """
 
     select: Select
+    refine: Refine | None = None
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seeds everything random: same seed, same bytes.")
 
     @model_validator(mode="before")
     @classmethod
-    def _refine_later(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and "refine" in value:
-            raise ValueError("'refine' is not offered by this version; leave it out")
+    def _refine_alone(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("select") is None and value.get("refine") is not None:
+            return {**value, "select": {"algorithm": "magnitude", "pattern": "mask"}}
         return value
+
+    @property
+    def needs_mask(self) -> bool:
+        """Whether the job must name an uploaded mask."""
+        return isinstance(self.select.pattern, Mask)
 
     @classmethod
     def parse(cls, document: Any) -> Recipe:
@@ -122,7 +256,7 @@ class Recipe(Frozen):
             return cls.model_validate(document)
         except ValidationError as error:
             errors = [
-                {"field": ".".join(("recipe", *map(str, e["loc"]))), "problem": e["msg"].removeprefix("Value error, ")}
+                {"field": ".".join(("recipe", *_place(e["loc"]))), "problem": e["msg"].removeprefix("Value error, ")}
                 for e in error.errors(include_url=False, include_input=False)
             ]
             raise RecipeError(
@@ -132,8 +266,14 @@ class Recipe(Frozen):
             ) from None
 
 
+def _place(location: tuple[int | str, ...]) -> list[str]:
+    """Return a field's place as the user wrote it: without the names of a union's members."""
+    members = {"unstructured", "n:m", "block", "mask", "Goal", "float", "constrained-float"}
+    return [str(part) for part in location if part not in members and not str(part).startswith("tuple[")]
+
+
 @cache
 def catalogue() -> dict[str, dict[str, Any]]:
-    """Return what ``GET /algorithms`` shows: name -> summary, source and the JSON Schema of the options."""
+    """Return what ``GET /algorithms`` shows: name -> part, summary, source and the JSON Schema of the options."""
     data: dict[str, dict[str, Any]] = json.loads(files("pruning_core").joinpath("catalogue.json").read_text("utf-8"))
     return data

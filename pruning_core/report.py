@@ -53,26 +53,49 @@ class StageReport(Record):
     seconds: float
     cpu_seconds: float
     peak_memory_bytes: int | None = Field(default=None, description="Peak resident memory of the process so far.")
+    peak_device_bytes: int | None = Field(default=None, description="Peak memory on the GPU so far, where one is used.")
+
+
+class LevelReport(Record):
+    """One produced model: one level of sparsity."""
+
+    sparsity_requested: float | None = Field(description="None where pattern, mask or goal decided.")
+    sparsity: float = Field(description="Zeros among the prunable weights that took part / their number.")
+    pattern_holds: bool = Field(description="The produced weights were checked against mask and pattern.")
+    layers: tuple[LayerReport, ...]
+    objective: dict[str, float] = Field(description="The algorithm's objective, e.g. {'start': …, 'end': …}.")
+    options: dict[str, Any] = Field(description="All options of the selection, defaults and choices filled in.")
+    refine_options: dict[str, Any] | None = Field(default=None, description="The same of the refinement.")
+    fell_back: bool = Field(description="Magnitude pruning did better on held-out data and was taken instead.")
+    notes: tuple[str, ...] = Field(default=(), description="Choices made on the way, in plain words.")
+    magnitude: Quality = Field(description="Magnitude pruning with the same sparsity and pattern, for comparison.")
+    pruned: Quality
+
+
+class FrontierPoint(Record):
+    """One sparsity that was tried, with its quality on held-out calibration data."""
+
+    sparsity: float
+    quality: Quality
+    kept: bool = Field(description="Whether this point is one of the produced models.")
 
 
 class PruningReport(Record):
     """What `pruning_core.prune` measured."""
 
     algorithm: str
-    sparsity_requested: float
-    sparsity: float = Field(description="Zeros among the prunable weights that took part / their number.")
+    refine: str | None = None
     pattern: dict[str, Any]
-    pattern_holds: bool = Field(description="The produced weights were checked against mask and pattern.")
-    layers: tuple[LayerReport, ...]
+    goal: dict[str, Any] | None = Field(default=None, description="The goal asked for, if one was.")
     excluded: tuple[str, ...] = Field(description="Prunable layers that the recipe left out.")
     unprunable: dict[str, str] = Field(description="Weights that cannot be pruned -> why.")
-    objective: dict[str, float] = Field(description="The algorithm's objective, e.g. {'start': …, 'end': …}.")
-    options: dict[str, Any] = Field(description="All options, defaults filled in.")
-    notes: tuple[str, ...] = Field(default=(), description="Choices made on the way, in plain words.")
     data: str = Field(description="What the qualities were measured on: 'validation' or 'calibration'.")
+    held_out: int = Field(description="Calibration samples kept aside for choices (never for fitting).")
     dense: Quality
-    magnitude: Quality = Field(description="Magnitude pruning with the same sparsity and pattern, for comparison.")
-    pruned: Quality
+    levels: tuple[LevelReport, ...] = Field(description="One per produced model, in ascending sparsity.")
+    frontier: tuple[FrontierPoint, ...] = Field(
+        default=(), description="Every sparsity that was tried, in ascending order: the accuracy-sparsity curve."
+    )
     stages: tuple[StageReport, ...]
     seed: int
     device: str
@@ -98,6 +121,6 @@ class Report(Record):
     """The whole report of one job."""
 
     pruning: PruningReport
-    file: FileReport
+    files: tuple[FileReport, ...] = Field(description="One per level, in the same order.")
     inputs: dict[str, str] = Field(description="SHA-256 of the model, calibration and validation bytes.")
     how_to_check: str

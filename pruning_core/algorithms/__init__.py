@@ -1,4 +1,4 @@
-"""The algorithms a recipe can name. To add one: a file beside these, and a line in the registry below."""
+"""The algorithms a recipe can name. To add one: a file beside these, and a line in a registry below."""
 
 from __future__ import annotations
 
@@ -10,26 +10,58 @@ from typing import Any
 from pydantic import BaseModel
 
 from pruning_core.algorithms import chita, magnitude
-from pruning_core.algorithms.task import Algorithm, PruningTask, Selection, Step
+from pruning_core.algorithms.checkpoints import Checkpoints, FolderCheckpoints, NoCheckpoints, Saved, Within, remember
+from pruning_core.algorithms.task import Algorithm, PruningTask, Refiner, Selection, Selector, Step
 
-__all__ = ["REGISTRY", "Algorithm", "Entry", "PruningTask", "Selection", "Step", "describe"]
+__all__ = [
+    "REFINERS",
+    "REGISTRY",
+    "Algorithm",
+    "Checkpoints",
+    "Entry",
+    "FolderCheckpoints",
+    "NoCheckpoints",
+    "PruningTask",
+    "Refiner",
+    "Saved",
+    "Selection",
+    "Selector",
+    "Step",
+    "Within",
+    "describe",
+    "remember",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """An algorithm with what the catalogue says about it."""
 
-    run: Algorithm
+    run: Any
     options: type[BaseModel]
     summary: str
     source: str
+    patterns: tuple[str, ...] | None
+    needs_data: bool
 
     @classmethod
     def of(cls, module: ModuleType) -> Entry:
-        """Return the entry of a module that defines ``run``, ``Options``, ``SUMMARY`` and ``SOURCE``."""
-        return cls(run=module.run, options=module.Options, summary=module.SUMMARY, source=module.SOURCE)
+        """Return the entry of a module that defines ``run``, ``Options``, ``SUMMARY`` and ``SOURCE``.
+
+        ``PATTERNS`` (default: all) and ``NEEDS_DATA`` (default: true) are taken where the module has them.
+        """
+        patterns = getattr(module, "PATTERNS", None)
+        return cls(
+            run=module.run,
+            options=module.Options,
+            summary=module.SUMMARY,
+            source=module.SOURCE,
+            patterns=None if patterns is None else tuple(sorted(patterns)),
+            needs_data=getattr(module, "NEEDS_DATA", True),
+        )
 
 
+#: Algorithms for ``select``; each ``run`` is an `Algorithm`.
 REGISTRY: Mapping[str, Entry] = MappingProxyType(
     {
         "chita": Entry.of(chita),
@@ -37,14 +69,22 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
     }
 )
 
+#: Algorithms for ``refine``; each ``run`` is a `Refiner`.
+REFINERS: Mapping[str, Entry] = MappingProxyType({})
+
 
 def describe() -> dict[str, dict[str, Any]]:
-    """Return the catalogue: name -> summary, source, and the JSON Schema of the options."""
+    """Return the catalogue: name -> part, summary, source, and the JSON Schema of the options."""
+    parts = {"select": REGISTRY, "refine": REFINERS}
     return {
         name: {
+            "part": part,
             "summary": entry.summary,
             "source": entry.source,
+            "needs_data": entry.needs_data,
+            **({} if entry.patterns is None else {"patterns": list(entry.patterns)}),
             "options": entry.options.model_json_schema(),
         }
-        for name, entry in sorted(REGISTRY.items())
+        for part, registry in parts.items()
+        for name, entry in sorted(registry.items())
     }

@@ -10,11 +10,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from pruning_core.algorithms.task import PruningTask, Selection, Step, relay
+from pruning_core.algorithms.task import PruningTask, Selection, Selector, Step, relay
 from pruning_core.curvature import BlockGram, GradientRows, collect_columns, resolve_labels
 from pruning_core.curvature.memory import SHARE, available_bytes
 from pruning_core.errors import Diverged, LimitExceeded
-from pruning_core.patterns import Unstructured
+from pruning_core.patterns import Pattern
 from pruning_core.recipe import Frozen
 from pruning_core.solvers import BlockQuadratic, LowRankQuadratic, Status, solve_cardinality
 
@@ -28,8 +28,6 @@ SOURCE = "Benbaki et al., Fast as CHITA: Neural Network Pruning with Combinatori
 RELATIVE_RIDGE = {"block": 0.3, "global": 1.0}
 #: Rows of more samples than this are made only on request.
 LARGEST_DEFAULT_BATCH = 16
-#: How much of the algorithm's work the gradients are, for progress.
-GRADIENT_SHARE = 0.8
 
 
 class Options(Frozen):
@@ -91,8 +89,8 @@ class Options(Frozen):
         return self
 
 
-def run(task: PruningTask, options: Options) -> Generator[Step, None, Selection]:
-    """Stream gradients at w̄, then choose mask and weights.
+def run(task: PruningTask, options: Options) -> Generator[Step, None, Selector]:
+    """Stream gradients at w̄ once; the selector then chooses mask and weights for any pattern.
 
     Raises:
         DatasetError: There are no labels and none can be made.
@@ -107,23 +105,28 @@ def run(task: PruningTask, options: Options) -> Generator[Step, None, Selection]
         batch_size=batch_size,
         seed=task.seed,
     )
-    solve = _block if options.structure == "block" else _global
-    selection = yield from solve(task, options, rows)
-    used = {**options.model_dump(), **selection.options, "samples": rows.count, "batch_size": rows.batch_size}
+    prepare = _block if options.structure == "block" else _global
+    solve = yield from prepare(task, options, rows)
     size = "one sample" if rows.batch_size == 1 else f"{rows.batch_size} samples"
     notes = [f"Curvature from {rows.count} gradient rows of {size} each; {labels.origin}."]
     if not rows.vectorised and rows.batch_size == 1:
         notes.append("Gradients were computed one sample at a time: this network does not allow vectorising them.")
-    return Selection(
-        mask=selection.mask,
-        weights=selection.weights,
-        objective=selection.objective,
-        options=used,
-        notes=(*notes, *selection.notes),
-    )
+
+    def select(pattern: Pattern) -> Generator[Step, None, Selection]:
+        selection = yield from solve(pattern)
+        used = {**options.model_dump(), **selection.options, "samples": rows.count, "batch_size": rows.batch_size}
+        return Selection(
+            mask=selection.mask,
+            weights=selection.weights,
+            objective=selection.objective,
+            options=used,
+            notes=(*notes, *selection.notes),
+        )
+
+    return select
 
 
-def free_first(weights: Tensor, diagonal: Tensor, pattern: Unstructured) -> tuple[Tensor, Tensor]:
+def free_first(weights: Tensor, diagonal: Tensor, pattern: Pattern) -> tuple[Tensor, Tensor]:
     """Choose the magnitude mask after the weights that the loss does not depend on.
 
     A weight whose gradient is exactly zero on every sample (a dead pixel, a dead unit) is free to prune: it goes
@@ -143,7 +146,7 @@ def free_first(weights: Tensor, diagonal: Tensor, pattern: Unstructured) -> tupl
     return mask, torch.where(live | mask, weights, torch.zeros_like(weights))
 
 
-def _block(task: PruningTask, options: Options, rows: GradientRows) -> Generator[Step, None, Selection]:
+def _block(task: PruningTask, options: Options, rows: GradientRows) -> Generator[Step, None, Selector]:
     sizes = task.layout.sizes
     _check_memory(BlockGram.bytes_needed(sizes, options.block_size), task, "a smaller block_size")
     gram = BlockGram(sizes, options.block_size, task.weights.device)
@@ -153,64 +156,71 @@ def _block(task: PruningTask, options: Options, rows: GradientRows) -> Generator
     blocks = gram.mean()
     diagonal = torch.cat([h.diagonal(dim1=1, dim2=2).reshape(-1)[:size] for h, size in zip(blocks, sizes, strict=True)])
     ridge = _ridge(options, diagonal)
-    mask, anchor = free_first(task.weights, diagonal, task.pattern)
-    quadratic = BlockQuadratic(blocks, sizes, anchor, ridge)
-    start = quadratic.value(torch.where(mask, anchor, torch.zeros_like(anchor)))
-    parts = []
-    for part in quadratic.refit(mask):
-        parts.append(part)
-        yield _select_step(len(parts), len(sizes))
-    weights = torch.cat(parts)
-    end = quadratic.value(weights)
-    # Rounding in a solve may cost a little; anything more, or a NaN, is a solver gone wrong.
-    if not end <= start + 1e-3 * abs(start):
-        raise _diverged(start, end, ridge)
-    return Selection(mask=mask, weights=weights, objective={"start": start, "end": end}, options={"ridge": ridge})
+
+    def select(pattern: Pattern) -> Generator[Step, None, Selection]:
+        mask, anchor = free_first(task.weights, diagonal, pattern)
+        quadratic = BlockQuadratic(blocks, sizes, anchor, ridge)
+        start = quadratic.value(torch.where(mask, anchor, torch.zeros_like(anchor)))
+        parts = []
+        for part in quadratic.refit(mask):
+            parts.append(part)
+            yield _select_step(len(parts), len(sizes))
+        weights = torch.cat(parts)
+        end = quadratic.value(weights)
+        # Rounding in a solve may cost a little; anything more, or a NaN, is a solver gone wrong.
+        if not end <= start + 1e-3 * abs(start):
+            raise _diverged(start, end, ridge)
+        return Selection(mask=mask, weights=weights, objective={"start": start, "end": end}, options={"ridge": ridge})
+
+    return select
 
 
-def _global(task: PruningTask, options: Options, rows: GradientRows) -> Generator[Step, None, Selection]:
+def _global(task: PruningTask, options: Options, rows: GradientRows) -> Generator[Step, None, Selector]:
     p = task.layout.size
     # Beside Gᵀ: one block of rows on the way in, small blocks and n×n matrices later.
     _check_memory(4 * p * rows.count * 5 // 4, task, "fewer samples or structure 'block'")
     columns = yield from relay(collect_columns(rows), lambda done: _gradient_step(done, rows.count))
     ridge = _ridge(options, columns.diagonal)
-    mask, anchor = free_first(task.weights, columns.diagonal, task.pattern)
     slope = columns.mean / rows.batch_size if options.first_order else None
-    quadratic = LowRankQuadratic(columns.values, anchor, ridge, slope)
-    solving = solve_cardinality(
-        quadratic,
-        task.pattern,
-        mask,
-        tolerance=options.tolerance,
-        max_rounds=options.max_rounds,
-        seed=task.seed,
-    )
-    rounds = count(1)
-    solution = yield from relay(
-        solving, lambda _: _select_step(min(next(rounds), options.max_rounds), max(1, options.max_rounds))
-    )
-    if solution.status is Status.DIVERGED:
-        raise _diverged(solution.start, solution.objective, ridge)
-    moved = int((solution.mask & ~mask).sum())
-    return Selection(
-        mask=solution.mask,
-        weights=solution.value,
-        objective={"start": solution.start, "end": solution.objective},
-        options={"ridge": ridge},
-        notes=(
-            f"The solver exchanged {moved} weights of the magnitude mask in {solution.steps} rounds: "
-            f"{solution.status.value}.",
-        ),
-    )
+
+    def select(pattern: Pattern) -> Generator[Step, None, Selection]:
+        mask, anchor = free_first(task.weights, columns.diagonal, pattern)
+        quadratic = LowRankQuadratic(columns.values, anchor, ridge, slope)
+        solving = solve_cardinality(
+            quadratic,
+            pattern,
+            mask,
+            tolerance=options.tolerance,
+            max_rounds=options.max_rounds,
+            seed=task.seed,
+        )
+        rounds = count(1)
+        solution = yield from relay(
+            solving, lambda _: _select_step(min(next(rounds), options.max_rounds), max(1, options.max_rounds))
+        )
+        if solution.status is Status.DIVERGED:
+            raise _diverged(solution.start, solution.objective, ridge)
+        moved = int((solution.mask & ~mask).sum())
+        return Selection(
+            mask=solution.mask,
+            weights=solution.value,
+            objective={"start": solution.start, "end": solution.objective},
+            options={"ridge": ridge},
+            notes=(
+                f"The solver exchanged {moved} weights of the magnitude mask in {solution.steps} rounds: "
+                f"{solution.status.value}.",
+            ),
+        )
+
+    return select
 
 
 def _gradient_step(done: int, total: int) -> Step:
-    return Step(stage="gradients", done=done, total=total, fraction=GRADIENT_SHARE * done / total)
+    return Step(stage="gradients", done=done, total=total, fraction=done / total)
 
 
 def _select_step(done: int, total: int) -> Step:
-    fraction = GRADIENT_SHARE + (1 - GRADIENT_SHARE) * done / total
-    return Step(stage="select", done=done, total=total, fraction=fraction)
+    return Step(stage="select", done=done, total=total, fraction=done / total)
 
 
 def _ridge(options: Options, diagonal: Tensor) -> float:

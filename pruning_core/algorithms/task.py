@@ -8,10 +8,11 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from pruning_core.curvature import Layout
+from pruning_core.algorithms.checkpoints import Checkpoints, NoCheckpoints
+from pruning_core.curvature import Layout, Shared
 from pruning_core.curvature.predict import Samples
 from pruning_core.network import Network
-from pruning_core.patterns import Unstructured
+from pruning_core.patterns import Pattern
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -19,23 +20,27 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True)
 class PruningTask:
-    """One selection: which of these weights stay, and at what values.
+    """One network to prune: what an algorithm may look at.
 
     Args:
         network: As given, on the device to work on.
-        calibration: The samples.
+        calibration: The samples to fit on.
+        held_out: Other samples, for every choice among options and for line searches; never for fitting.
         layout: The prunable layers that take part, as a flat vector of p weights.
         weights: w̄, (p,) float32, on the network's device.
-        pattern: The masks that are allowed; its ``kept`` is k.
         seed: Seeds everything random.
+        shared: Statistics of this job, computed once whoever asks.
+        checkpoints: Where finished steps are kept (see `remember`).
     """
 
     network: Network
     calibration: Samples
+    held_out: Samples
     layout: Layout
     weights: Tensor
-    pattern: Unstructured
     seed: int
+    shared: Shared = field(default_factory=Shared)
+    checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +48,10 @@ class Step:
     """A point where a job may show progress, or be cancelled.
 
     Args:
-        stage: What is being done: ``'gradients'`` or ``'select'``.
+        stage: What is being done: ``'gradients'``, ``'select'``, ``'refine'``.
         done: Steps of this stage that are done,
         total: of so many.
-        fraction: Of the whole algorithm, 0 to 1, never falling.
+        fraction: Of the present call (statistics, one selection, one refinement), 0 to 1, never falling.
     """
 
     stage: str
@@ -74,11 +79,26 @@ class Selection:
     notes: tuple[str, ...] = ()
 
 
-class Algorithm(Protocol):
-    """One file in this package, one line in its registry."""
+#: Chooses mask and weights for one pattern. Called once for each level of a frontier, in ascending sparsity; a search
+#: for a goal calls it in any order.
+Selector = Callable[[Pattern], Generator[Step, None, Selection]]
 
-    def __call__(self, task: PruningTask, options: Any) -> Generator[Step, None, Selection]:
-        """Yield after every step; return the selection. Closing the generator cancels."""
+
+class Algorithm(Protocol):
+    """How masks are chosen: one file in this package, one line in its registry."""
+
+    def __call__(self, task: PruningTask, options: Any) -> Generator[Step, None, Selector]:
+        """Measure what every level needs, yielding after each step; return the selector.
+
+        Closing a generator cancels.
+        """
+
+
+class Refiner(Protocol):
+    """How surviving weights are re-fitted under a mask: one file in this package, one line in its registry."""
+
+    def __call__(self, task: PruningTask, options: Any, start: Selection) -> Generator[Step, None, Selection]:
+        """Return better weights on the mask of ``start``, which stays as it is; yield after every step."""
 
 
 def relay(inner: Generator[S, None, R], shown: Callable[[S], Step]) -> Generator[Step, None, R]:

@@ -7,6 +7,7 @@ from pruning_core.curvature.layout import Layout
 from pruning_core.curvature.losses import LossKind, loss_kind, sample_losses
 from pruning_core.curvature.predict import predict
 from pruning_core.curvature.rows import GradientRows
+from pruning_core.curvature.shared import Shared
 
 __all__ = [
     "BlockGram",
@@ -15,6 +16,7 @@ __all__ = [
     "Labels",
     "Layout",
     "LossKind",
+    "Shared",
     "blocks_of",
     "collect_columns",
     "loss_kind",
