@@ -2,6 +2,7 @@
 
 from pruning_core.solvers.blocks import BlockQuadratic
 from pruning_core.solvers.cardinality import solve_cardinality
+from pruning_core.solvers.layer_least_squares import SupportFactors, layer_least_squares
 from pruning_core.solvers.line_search import Point, iht_step, largest_same_support_step
 from pruning_core.solvers.low_rank import LowRankQuadratic
 from pruning_core.solvers.refit import Refit, Refitter
@@ -15,7 +16,9 @@ __all__ = [
     "Refitter",
     "Solution",
     "Status",
+    "SupportFactors",
     "iht_step",
+    "layer_least_squares",
     "largest_same_support_step",
     "solve_cardinality",
 ]
