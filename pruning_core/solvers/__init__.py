@@ -18,7 +18,7 @@ __all__ = [
     "Status",
     "SupportFactors",
     "iht_step",
-    "layer_least_squares",
     "largest_same_support_step",
+    "layer_least_squares",
     "solve_cardinality",
 ]

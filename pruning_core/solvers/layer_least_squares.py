@@ -137,6 +137,7 @@ def _cholesky(H: Tensor, owner: Tensor, index: Tensor, padded: Tensor, epsilon: 
     systems.masked_fill_(padded[:, :, None] | padded[:, None, :], 0.0)
     diagonal = systems.diagonal(dim1=1, dim2=2)
     diagonal += torch.where(padded, torch.ones_like(diagonal), epsilon[owner, None].expand_as(diagonal))
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(systems)
     if not bool(failed.any()):
         return factor
