@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 
 import torch
@@ -20,6 +21,7 @@ class LossKind(Enum):
     CLASSES_LAST = "cross-entropy, classes along the last dimension"
     CLASSES_SECOND = "cross-entropy, classes along dimension 1"
     SQUARED_ERROR = "mean squared error"
+    RANDOM_SUM = "random sum of the outputs, for the Gauss-Newton matrix of their squared error"
 
 
 def loss_kind(output: Tensor, labels: Tensor) -> LossKind:
@@ -50,8 +52,12 @@ def loss_kind(output: Tensor, labels: Tensor) -> LossKind:
 def sample_losses(kind: LossKind, output: Tensor, labels: Tensor) -> Tensor:
     """Return the loss of each sample: shapes (N, ...) and (N, ...) -> (N,).
 
-    Over several positions of one sample (tokens, pixels) it is the mean; ignored positions do not count.
+    Over several positions of one sample (tokens, pixels) it is the mean; ignored positions do not count. For
+    ``RANDOM_SUM`` the "labels" are random signs z of the output's shape and the "loss" is zᵀf/√o over o outputs.
     """
+    if kind is LossKind.RANDOM_SUM:
+        flat = output.float().reshape(len(output), -1)
+        return (flat * labels.reshape(len(labels), -1)).sum(1) / math.sqrt(flat.shape[1])
     if kind is LossKind.SQUARED_ERROR:
         return (output.reshape(len(output), -1) - labels.reshape(len(labels), -1)).square().mean(1)
     if kind is LossKind.CLASSES_LAST:
@@ -69,7 +75,7 @@ def check_classes(kind: LossKind, output: Tensor, labels: Tensor) -> None:
     Raises:
         DatasetError: A label is out of range.
     """
-    if kind is LossKind.SQUARED_ERROR:
+    if kind not in (LossKind.CLASSES_LAST, LossKind.CLASSES_SECOND):
         return
     classes = output.shape[-1 if kind is LossKind.CLASSES_LAST else 1]
     counted = labels[labels != IGNORED]

@@ -171,11 +171,50 @@ def test_missing_labels_are_drawn_from_the_model_with_the_seed() -> None:
     assert torch.equal(model, network.run(data.inputs)[0].argmax(-1))
 
 
-def test_a_model_that_is_no_classifier_needs_labels() -> None:
+def test_a_model_that_is_no_classifier_reconstructs_its_outputs() -> None:
     network = ModuleNetwork(nn.Sequential(nn.Linear(12, 1)), torch.zeros(1, 12))
+    data = samples(network, 5, labels=False)
+    labels = resolve_labels(network, data, "auto", 0)
+    assert labels.kind is LossKind.RANDOM_SUM
+    assert labels.origin == "reconstruction of the model's own outputs"
     with pytest.raises(DatasetError, match="does not look like a classifier") as problem:
-        resolve_labels(network, samples(network, 5, labels=False), "auto", 0)
-    assert "Add an array 'y'" in str(problem.value.advice)
+        resolve_labels(network, data, "sampled", 0)
+    assert "'output'" in str(problem.value.advice)
+
+
+def test_features_whose_softmax_is_flat_are_no_classes() -> None:
+    wide = ModuleNetwork(nn.Linear(12, 200), torch.zeros(1, 12))
+    data = samples(wide, 40, labels=False)
+    assert resolve_labels(wide, data, "auto", 0).kind is LossKind.RANDOM_SUM
+    with torch.no_grad():
+        wide.weights["weight"].mul_(100)
+    assert resolve_labels(wide, data, "auto", 0).kind is LossKind.CLASSES_LAST
+
+
+def test_output_rows_estimate_the_gauss_newton_matrix() -> None:
+    network = mlp_network()
+    data = samples(network, 40, labels=False)
+    layout = Layout(network.layers)
+    weights = {n: t.double() for n, t in network.weights.items()}
+
+    def outputs(flat: Tensor) -> Tensor:
+        parts = layout.split(flat)
+        return functional_call(network.module, {**weights, **parts}, (data.inputs[0].double(),))
+
+    flat = torch.cat([weights[name].reshape(-1) for name in layout.names])
+    J = torch.func.jacrev(outputs)(flat)  # (samples, outputs, p)
+    truth = torch.einsum("sop,soq->pq", J, J) / (J.shape[0] * J.shape[1])
+    found, draws = torch.zeros_like(truth), 400
+    for seed in range(draws):
+        labels = resolve_labels(network, data, "output", seed)
+        stream = GradientRows(network, layout, data, labels, rows=40, batch_size=1, seed=0)
+        G = torch.cat([block.clone() for block in stream]).double()
+        if seed == 0:  # one row exactly: zᵀJ/√o of its sample
+            order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+            row = labels.values[order[3]].double() @ J[order[3]] / J.shape[1] ** 0.5
+            assert (G[3] - row).norm() <= 1e-5 * row.norm()
+        found += G.T @ G / (40 * draws)
+    assert (found - truth).norm() <= 0.05 * truth.norm()
 
 
 def test_squared_error_rows() -> None:
