@@ -4,6 +4,6 @@ from pruning_core.network.graph import Graph, Node, OwnDevice, Ref
 from pruning_core.network.interpreter import NodeFailed
 from pruning_core.network.layers import Layer
 from pruning_core.network.network import Input, Network
-from pruning_core.network.segments import Site, State
+from pruning_core.network.segments import Site, State, Window
 
-__all__ = ["Graph", "Input", "Layer", "Network", "Node", "NodeFailed", "OwnDevice", "Ref", "Site", "State"]
+__all__ = ["Graph", "Input", "Layer", "Network", "Node", "NodeFailed", "OwnDevice", "Ref", "Site", "State", "Window"]

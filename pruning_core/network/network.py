@@ -15,7 +15,7 @@ from pruning_core.network import ops
 from pruning_core.network.graph import Graph
 from pruning_core.network.interpreter import Interpreter
 from pruning_core.network.layers import Layer, find_layers
-from pruning_core.network.segments import Segments, Site, State, kept
+from pruning_core.network.segments import Segments, Site, State, Window, kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,10 +122,12 @@ class Network:
         """How many nodes the graph has; a state at this position has all outputs."""
         return len(self._graph.nodes)
 
-    def output_of(self, node: int) -> str | None:
-        """Return the name of the one value that a node gives, None where it gives several."""
-        outputs = self._graph.nodes[node].outputs
-        return outputs if isinstance(outputs, str) else None
+    def window(self, site: Site, further: int) -> Window:
+        """Return a site's own output and up to ``further`` operations that depend on it, in execution order.
+
+        Fewer where the network ends. What does not depend on the site's output (another branch) is not counted.
+        """
+        return self._segments.window(site, further)
 
     def begin(self, inputs: Sequence[Tensor]) -> State:
         """Return the state before the first node.

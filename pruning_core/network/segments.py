@@ -69,6 +69,21 @@ class State:
     values: Mapping[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Some operations in a row, the first of them a site's.
+
+    Attributes:
+        start: Index of the site's node.
+        stop: Index after the last operation's node.
+        outputs: Names of what the operations give: Y_0, the site's own output, Y_1, ...
+    """
+
+    start: int
+    stop: int
+    outputs: tuple[str, ...]
+
+
 class Segments:
     """What is known about the places of a graph where a run may stop; worked out once.
 
@@ -108,6 +123,22 @@ class Segments:
             if not self._views.issuperset(names(node.outputs)):
                 found.update({weight for name in references(node.arguments) if (weight := self._behind(name))})
         return found
+
+    def window(self, site: Site, further: int) -> Window:
+        """Return the window of a site's own output and up to so many further operations that depend on it."""
+        dependent, outputs, stop = {site.output}, [site.output], site.node + 1
+        counted = frozenset(self.operations)
+        for index in range(site.node + 1, len(self._graph.nodes)):
+            if len(outputs) > further:
+                break
+            node = self._graph.nodes[index]
+            if dependent.isdisjoint(references(node.arguments)):
+                continue
+            dependent.update(names(node.outputs))
+            if index in counted and isinstance(node.outputs, str):
+                outputs.append(node.outputs)
+                stop = index + 1
+        return Window(start=site.node, stop=stop, outputs=tuple(outputs))
 
     def live(self, position: int) -> tuple[str, ...]:
         """Return the names of the values that a state at this position holds."""

@@ -134,10 +134,21 @@ def test_operations_are_layers_and_activations(exported: Exported) -> None:
     network = read_model(exported("vit"))
     ops = [network._graph.nodes[i].op.split(".")[1] for i in network.operations]
     assert ops == ["conv2d", "linear", "linear", "linear", "gelu", "linear", "linear", "linear", "linear"]
-    decomposed = [i for i in network.operations if network.output_of(i)]
-    assert len(decomposed) == len(ops)
     cnn = read_model(exported("cnn"))
     assert len(cnn.operations) == 7 + 5
+
+
+def test_a_window_counts_only_what_depends_on_its_layer(exported: Exported) -> None:
+    network = read_model(exported("cnn"))
+    ops = network.operations
+    names = [network._graph.nodes[i].outputs for i in ops]
+    site = next(site for site in network.sites if site.layer.name == "blocks.1.conv2")
+    window, at = network.window(site, 2), ops.index(site.node)
+    assert network._graph.nodes[ops[at + 1]].op == "aten.conv2d.default"  # the shortcut, beside it
+    assert window.outputs == (names[at], names[at + 2], names[at + 3])
+    assert (window.start, window.stop) == (site.node, ops[at + 3] + 1)
+    last = network.window(network.sites[-1], 5)
+    assert (last.stop, last.outputs) == (network.sites[-1].node + 1, (network.sites[-1].output,))
 
 
 def test_geometry_of_convolutions(tmp_path: Path) -> None:
