@@ -255,10 +255,7 @@ class Recipe(Frozen):
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            errors = [
-                {"field": ".".join(("recipe", *_place(e["loc"]))), "problem": e["msg"].removeprefix("Value error, ")}
-                for e in error.errors(include_url=False, include_input=False)
-            ]
+            errors = [_told(e["loc"], e["msg"]) for e in error.errors(include_url=False, include_input=False)]
             raise RecipeError(
                 "The recipe cannot be used: " + "; ".join(f"{e['field']}: {e['problem']}" for e in errors),
                 advice="GET /algorithms shows every field with its range and default.",
@@ -266,10 +263,16 @@ class Recipe(Frozen):
             ) from None
 
 
-def _place(location: tuple[int | str, ...]) -> list[str]:
-    """Return a field's place as the user wrote it: without the names of a union's members."""
-    members = {"unstructured", "n:m", "block", "mask", "Goal", "float", "constrained-float"}
-    return [str(part) for part in location if part not in members and not str(part).startswith("tuple[")]
+def _told(location: tuple[int | str, ...], message: str) -> dict[str, str]:
+    """Return a field's place as the user wrote it, without the names of a union's members, and what is wrong there."""
+    members = {"unstructured", "n:m", "block", "mask", "Goal", "float"}
+    place = [str(part) for part in location if part not in members and not str(part).startswith(("tuple[", "constr"))]
+    problem = message.removeprefix("Value error, ")
+    # Checks of several fields together name the one at fault first.
+    if found := re.match(r"(sparsity|pattern): ", problem):
+        place.append(found[1])
+        problem = problem[found.end() :]
+    return {"field": ".".join(("recipe", *place)), "problem": problem}
 
 
 @cache
