@@ -157,21 +157,16 @@ def prune(
     given = None if not recipe.needs_mask or masks is None else flat_mask(layout, masks).to(there.device)
     made = yield from make_levels(task, recipe, given, clock)
 
-    yield Progress(stage="evaluate", done=0, total=1, fraction=WORK_SHARE)
+    yield Progress(stage="evaluate", done=0, total=len(made.levels), fraction=WORK_SHARE)
     clock.skip()
     data = calibration if validation is None else validation
-    candidates: dict[str, Mapping[str, Tensor]] = {}
-    for i, one in enumerate(made.levels):
-        candidates[f"pruned {i}"] = selected_weights(task, one.selection)
-        candidates[f"magnitude {i}"] = selected_weights(task, Selection(mask=one.pattern.keep(weights.abs())))
-    found = compare(there, candidates, data)
-    clock.lap("evaluate")
-    yield Progress(stage="evaluate", done=1, total=1, fraction=1.0)
-
-    levels = []
-    for i, one in enumerate(made.levels):
-        updates = {name: value.cpu() for name, value in candidates[f"pruned {i}"].items()}
-        produced = network.with_weights(updates)
+    levels, dense = [], None
+    for one in made.levels:
+        updates = selected_weights(task, one.selection)
+        plain = selected_weights(task, Selection(mask=one.pattern.keep(weights.abs())))
+        found = compare(there, {"pruned": updates, "magnitude": plain}, data)
+        dense = found["dense"]
+        produced = network.with_weights({name: value.cpu() for name, value in updates.items()})
         level_masks = {name: mask.cpu() for name, mask in layout.split(one.selection.mask).items()}
         per_layer = tuple(_layer_report(layer, produced) for layer in layers)
         report = LevelReport(
@@ -184,10 +179,16 @@ def prune(
             refine_options=one.refine_options,
             fell_back=one.fell_back,
             notes=one.selection.notes,
-            magnitude=found[f"magnitude {i}"],
-            pruned=found[f"pruned {i}"],
+            magnitude=found["magnitude"],
+            pruned=found["pruned"],
         )
         levels.append(Level(network=produced, masks=level_masks, report=report))
+        clock.lap("evaluate")
+        done = len(levels)
+        fraction = WORK_SHARE + (1 - WORK_SHARE) * done / len(made.levels)
+        yield Progress(stage="evaluate", done=done, total=len(made.levels), fraction=min(1.0, fraction))
+        clock.skip()
+    assert dense is not None
     included = {layer.name for layer in layers}
     return Pruned(
         levels=tuple(levels),
@@ -200,7 +201,7 @@ def prune(
             unprunable=dict(network.unprunable),
             data="calibration" if validation is None else "validation",
             held_out=len(held_out),
-            dense=found["dense"],
+            dense=dense,
             levels=tuple(level.report for level in levels),
             frontier=made.frontier,
             stages=clock.stages,
