@@ -7,12 +7,16 @@ from pruning_core.solvers.line_search import Point, iht_step, largest_same_suppo
 from pruning_core.solvers.low_rank import LowRankQuadratic
 from pruning_core.solvers.refit import Refit, Refitter
 from pruning_core.solvers.solution import Solution, Status
+from pruning_core.solvers.swap import BlockModel, LowRankModel, Refitted, swap_search
 
 __all__ = [
+    "BlockModel",
     "BlockQuadratic",
+    "LowRankModel",
     "LowRankQuadratic",
     "Point",
     "Refit",
+    "Refitted",
     "Refitter",
     "Solution",
     "Status",
@@ -21,4 +25,5 @@ __all__ = [
     "largest_same_support_step",
     "layer_least_squares",
     "solve_cardinality",
+    "swap_search",
 ]
