@@ -36,7 +36,7 @@ class Page(Answer, Generic[T]):
 
 
 class Upload(Answer):
-    """An uploaded model or dataset."""
+    """An uploaded model, dataset or mask."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -65,7 +65,7 @@ class Upload(Answer):
     problem: Document | None = Field(description="A problem document, when rejected.")
     inspection: Document | None = Field(
         description="When ready: of a model format, parameters, layers, unprunable, inputs, batch; of a dataset "
-        "format, arrays, samples, labels."
+        "format, arrays, samples, labels; of a mask format, weights, masks (shape and kept weights of each)."
     )
     links: dict[str, str]
 
@@ -95,6 +95,9 @@ class JobRequest(BaseModel):
     calibration: str = Field(description="Id of the dataset that the pruning looks at.")
     validation: str | None = Field(
         default=None, description="Id of a dataset to measure quality on; default: the calibration data."
+    )
+    masks: str | None = Field(
+        default=None, description='Id of a mask, for a recipe with the pattern "mask" or with `refine` alone.'
     )
     recipe: Document = Field(description="How to prune; GET /algorithms has its schema.")
     labels: dict[LabelName, LabelValue] = Field(
@@ -133,6 +136,7 @@ class Job(Answer):
                     "model": _MODEL,
                     "calibration": _DATASET,
                     "validation": None,
+                    "masks": None,
                     "recipe": _RECIPE,
                     "labels": {},
                     "error": None,
@@ -157,10 +161,14 @@ class Job(Answer):
     model: str
     calibration: str
     validation: str | None
+    masks: str | None
     recipe: Document
     labels: dict[str, str]
     error: Document | None = Field(description="A problem document, when failed.")
-    result: Document | None = Field(description="Summary of the report, when succeeded.")
+    result: Document | None = Field(
+        description="Summary of the report, when succeeded. `levels` has one entry for each model that was made: "
+        "sparsity, quality, size, SHA-256, links."
+    )
     links: dict[str, str] = Field(description="self; cancel while it can be; model, masks, report when succeeded.")
 
 
@@ -184,4 +192,6 @@ def job_of(view: JobView) -> Job:
     if view.state == "succeeded":
         links |= {name: f"{here}/{name}" for name in ("model", "masks", "report")}
     shown = view.model_dump(exclude={"attempts": {"__all__": {"token"}}})
+    for level in (shown["result"] or {}).get("levels", ()):
+        level["links"] = {name: f"{here}/{name}?sparsity={level['sparsity']}" for name in ("model", "masks")}
     return Job(**shown, links=links)

@@ -65,6 +65,7 @@ async def create(
         wanted.recipe,
         dict(wanted.labels),
         idempotency_key,
+        wanted.masks,
     )
     response.status_code = 202 if created else 200
     response.headers["Location"] = f"/jobs/{view.id}"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from jobs.errors import UnsupportedMedia
+from jobs.ids import UploadKind
 
-Kind = Literal["model", "dataset"]
 Format = Literal["zip", "safetensors"]
 
 #: Bytes that are looked at. The magic number of tar lies deepest, at 257.
@@ -18,15 +18,20 @@ SNIFFED_BYTES = 512
 #: The reference implementation refuses longer headers as well.
 _MAX_SAFETENSORS_HEADER = 100_000_000
 
-_EXPECTED = {
+_EXPECTED: dict[UploadKind, str] = {
     "model": ("a .pt2 file of torch.export.save, a .safetensors file, or a zip of model.safetensors and config.json"),
     "dataset": "an .npz file (numpy.savez) or a .safetensors file",
+    "mask": "a .safetensors file of boolean arrays by weight name (true = kept), as GET /jobs/{id}/masks gives",
 }
-_EXPORT_AGAIN = "Save the model with torch.export.save(torch.export.export(model.eval(), inputs), 'model.pt2')."
-_SAVE_ARRAYS = "Save the arrays with numpy.savez('data.npz', x=..., y=...)."
+_ADVICE: dict[UploadKind, str] = {
+    "model": "Save the model with torch.export.save(torch.export.export(model.eval(), inputs), 'model.pt2').",
+    "dataset": "Save the arrays with numpy.savez('data.npz', x=..., y=...).",
+    "mask": "Save {weight name: boolean tensor} with safetensors.torch.save_file(masks, 'masks.safetensors').",
+}
 # (offset, magic, name)
 _KNOWN: tuple[tuple[int, bytes, str], ...] = (
     (0, b"PK\x05\x06", "an empty zip archive"),
+    (0, b"PK\x03\x04", "a zip archive"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras, PyTables)"),
     (0, b"\x93NUMPY", "a single numpy array (.npy)"),
     (0, b"\x1f\x8b", "a gzip file"),
@@ -51,11 +56,11 @@ _KNOWN: tuple[tuple[int, bytes, str], ...] = (
 )
 
 
-def sniff(kind: Kind, head: bytes) -> Format:
+def sniff(kind: UploadKind, head: bytes) -> Format:
     """Return the format that the first bytes announce.
 
     Args:
-        kind: What the file is to be; decides only what the error says.
+        kind: What the file is to be; a mask is never a zip archive.
         head: The first `SNIFFED_BYTES` bytes, or all there are.
 
     >>> sniff("model", b"PK" + bytes([3, 4]) + b"...")
@@ -64,7 +69,7 @@ def sniff(kind: Kind, head: bytes) -> Format:
     Raises:
         UnsupportedMedia: They announce neither a zip archive nor safetensors.
     """
-    if head.startswith(b"PK\x03\x04"):
+    if head.startswith(b"PK\x03\x04") and kind != "mask":
         return "zip"
     if _is_safetensors(head):
         return "safetensors"
@@ -105,12 +110,12 @@ def _guess(head: bytes) -> str | None:
     return None
 
 
-def _advice(kind: Kind, guess: str | None) -> str:
+def _advice(kind: UploadKind, guess: str | None) -> str:
     if guess is not None and any(word in guess for word in ("gzip", "bzip2", "xz", "Zstandard", "7-Zip", "RAR", "tar")):
         return "Unpack it and send the file inside."
-    return _EXPORT_AGAIN if kind == "model" else _SAVE_ARRAYS
+    return _ADVICE[kind]
 
 
-def describe(kind: Kind) -> dict[str, Any]:
+def describe(kind: UploadKind) -> dict[str, Any]:
     """Return what an upload of this kind may be, for the OpenAPI document."""
     return {"description": f"The bytes of {_EXPECTED[kind]}.", "type": "string", "format": "binary"}

@@ -1,4 +1,4 @@
-"""Models and datasets: stream in, list, look at, delete. One set of calls for both kinds."""
+"""Models, datasets and masks: stream in, list, look at, delete. One set of calls for all kinds."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from api.errors import EmptyBody, InvalidRequest, MalformedRequest, UnsupportedC
 from api.filenames import clean
 from api.problems import responses
 from api.services import Context, WithContext, WithService
-from api.sniff import SNIFFED_BYTES, Kind, describe, sniff
+from api.sniff import SNIFFED_BYTES, describe, sniff
 from api.transfers import store
 from jobs.errors import Conflict, DigestMismatch, NotFound, TooLarge, Unavailable, UnsupportedMedia
-from jobs.ids import is_id
+from jobs.ids import UPLOAD_KINDS, UploadKind, is_id
 
-_PLURAL: dict[Kind, str] = {"model": "models", "dataset": "datasets"}
-_EXAMPLE: dict[Kind, str] = {"model": "mdl_01JD3Z8Q9W3V6Y6T0B1C2D3E4F", "dataset": "dst_01JD3Z8Q9W3V6Y6T0B1C2D3E4F"}
+_EXAMPLE: dict[UploadKind, str] = {
+    "model": "mdl_01JD3Z8Q9W3V6Y6T0B1C2D3E4F",
+    "dataset": "dst_01JD3Z8Q9W3V6Y6T0B1C2D3E4F",
+    "mask": "msk_01JD3Z8Q9W3V6Y6T0B1C2D3E4F",
+}
 
 Sha256 = Annotated[
     str | None,
@@ -33,9 +36,10 @@ UploadId = Annotated[str, Path(description="Id of the upload.", examples=list(_E
 Filename = Annotated[str | None, Query(description="What the file is called; downloads are named after it.")]
 
 
-def router(kind: Kind) -> APIRouter:
+def router(kind: UploadKind) -> APIRouter:
     """Return the calls for one kind of upload."""
-    plural, routes = _PLURAL[kind], APIRouter(prefix=f"/{_PLURAL[kind]}", tags=[_PLURAL[kind]])
+    plural = f"{kind}s"
+    routes = APIRouter(prefix=f"/{plural}", tags=[plural])
     storing: dict[str, Any] = {
         "status_code": 201,
         "response_model": Upload,
@@ -140,7 +144,13 @@ def router(kind: Kind) -> APIRouter:
 
 
 async def receive(
-    kind: Kind, request: Request, response: Response, context: Context, *, filename: str | None, sha256: str | None
+    kind: UploadKind,
+    request: Request,
+    response: Response,
+    context: Context,
+    *,
+    filename: str | None,
+    sha256: str | None,
 ) -> Upload:
     """Stream the request's body into the bucket.
 
@@ -173,7 +183,7 @@ async def receive(
         ),
         context.uploads,
     )
-    response.headers["Location"] = f"/{_PLURAL[kind]}/{view.id}"
+    response.headers["Location"] = f"/{kind}s/{view.id}"
     return upload_of(view)
 
 
@@ -200,15 +210,15 @@ async def _whole(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
         yield block
 
 
-def _no_such(kind: Kind, id: str) -> NotFound:
+def _no_such(kind: UploadKind, id: str) -> NotFound:
     return NotFound(
         f"There is no {kind} of this id.",
         expected=f"an id like {_EXAMPLE[kind]}",
         received=id[:64],
-        advice=f"GET /{_PLURAL[kind]} lists them.",
+        advice=f"GET /{kind}s lists them.",
     )
 
 
 def routers() -> list[APIRouter]:
-    """Return the calls for models and for datasets."""
-    return [router("model"), router("dataset")]
+    """Return the calls for each kind of upload."""
+    return [router(kind) for kind in UPLOAD_KINDS]

@@ -29,6 +29,14 @@ class NotReady(PruningError):  # noqa: N818
     status = 409
 
 
+class LevelNeeded(PruningError):  # noqa: N818
+    """The job made several models, and the request does not say which one it wants."""
+
+    slug = "level-needed"
+    title = "Which sparsity?"
+    status = 400
+
+
 class TooLarge(PruningError):  # noqa: N818
     """The body is larger than this service accepts."""
 

@@ -8,10 +8,12 @@ import threading
 import time
 from typing import Literal, get_args
 
-Kind = Literal["job", "model", "dataset"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+UploadKind = Literal["model", "dataset", "mask"]
+Kind = Literal["job", UploadKind]
+UPLOAD_KINDS: tuple[UploadKind, ...] = get_args(UploadKind)
+KINDS: tuple[Kind, ...] = ("job", *UPLOAD_KINDS)
 
-_PREFIX: dict[Kind, str] = {"job": "job_", "model": "mdl_", "dataset": "dst_"}
+_PREFIX: dict[Kind, str] = {"job": "job_", "model": "mdl_", "dataset": "dst_", "mask": "msk_"}
 _KIND: dict[str, Kind] = {prefix: kind for kind, prefix in _PREFIX.items()}
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no I, L, O, U
 # 128 bits in 26 characters of 5 bits: the first is at most 7.

@@ -82,14 +82,17 @@ class Index:
     def rebuild(self) -> None:
         """Read every key of the bucket once (keys only) and add what the lists lack; drop what has ended."""
         for kind in KINDS:
-            requested, ended = scan(self._bucket, kind)
+            requested, ended, littered = scan(self._bucket, kind)
             with self._redis.pipeline() as pipe:
                 for item in requested:
                     pipe.zadd(_ALL + kind, {item: 0})
                     if item not in ended:
                         pipe.zadd(_OPEN + kind, {item: 0})
-                for item in ended:
+                for item in ended - littered:
                     pipe.zrem(_OPEN + kind, item)
+                for item in ended & littered:
+                    # The reconciler looks at open items, and finds that this one is only to be tidied up.
+                    pipe.zadd(_OPEN + kind, {item: 0})
                 pipe.execute()
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -102,7 +105,7 @@ class Index:
 
     def open_in_bucket(self, kind: Kind) -> set[str]:
         """Return the open items of a kind from the bucket alone (slow: it lists every key)."""
-        requested, ended = scan(self._bucket, kind)
+        requested, ended, _ = scan(self._bucket, kind)
         return requested - ended
 
     def count_open(self, kind: Kind, before: str | None = None) -> int:
@@ -127,10 +130,11 @@ class Index:
         self._redis.hset(_SUMMARY, item, json.dumps(summary))
 
 
-def scan(bucket: Bucket, kind: Kind) -> tuple[set[str], set[str]]:
-    """Return the ids with a request, and the ids with an outcome, from one pass over the keys."""
+def scan(bucket: Bucket, kind: Kind) -> tuple[set[str], set[str], set[str]]:
+    """Return the ids with a request, with an outcome, and with checkpoints, from one pass over the keys."""
     requested: set[str] = set()
     ended: set[str] = set()
+    littered: set[str] = set()
     folder = layout.folder(kind)
     for key in bucket.list(folder):
         item, _, rest = key[len(folder) :].partition("/")
@@ -140,4 +144,6 @@ def scan(bucket: Bucket, kind: Kind) -> tuple[set[str], set[str]]:
             requested.add(item)
         elif rest == "outcome.json":
             ended.add(item)
-    return requested, ended
+        elif rest.startswith("checkpoints/"):
+            littered.add(item)
+    return requested, ended, littered

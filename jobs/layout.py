@@ -6,7 +6,7 @@ import hashlib
 
 from jobs.ids import Kind, kind_of
 
-_FOLDER: dict[Kind, str] = {"job": "jobs/", "model": "models/", "dataset": "datasets/"}
+_FOLDER: dict[Kind, str] = {"job": "jobs/", "model": "models/", "dataset": "datasets/", "mask": "masks/"}
 
 
 def folder(kind: Kind) -> str:
@@ -52,6 +52,11 @@ def attempt(item: str, number: int, event: str) -> str:
 def artifact(item: str, number: int, token: str, name: str) -> str:
     """Return the key of an artifact; the token keeps two attempts of one number apart."""
     return f"{attempts(item)}{number}-{token}/{name}"
+
+
+def checkpoints(job: str) -> str:
+    """Return the prefix of a job's finished steps; they are the job's, whichever attempt made them."""
+    return prefix(job) + "checkpoints/"
 
 
 def idempotency(key: str) -> str:

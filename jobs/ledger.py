@@ -13,7 +13,7 @@ from typing import Any
 from jobs import layout
 from jobs.bucket import Bucket
 from jobs.clock import Clock, Down
-from jobs.errors import AttemptsExhausted
+from jobs.errors import AttemptsExhausted, Unavailable
 from jobs.ids import Kind, kind_of
 from jobs.index import Index
 from jobs.records import Attempt, now
@@ -157,7 +157,7 @@ class Ledger:
         attempt: Attempt | None = None,
         problem: dict[str, Any] | None = None,
         result: dict[str, Any] | None = None,
-        artifacts: dict[str, dict[str, Any]] | None = None,
+        artifacts: dict[str, Any] | None = None,
     ) -> bool:
         """Write the one outcome, if the lease is this token's (or nobody's) and there is no outcome yet.
 
@@ -196,7 +196,9 @@ class Ledger:
 
     def _closed(self, item: str) -> None:
         # Only upkeep: the reconciler does it again if this does not come through.
-        with suppress(Down):
+        with suppress(Down, Unavailable):
+            if kind_of(item) == "job":
+                self.bucket.delete_prefix(layout.checkpoints(item))
             self.index.close(item)
             self.clock.forget(item)
 

@@ -13,7 +13,7 @@ from kombu import Queue as KombuQueue
 from kombu.exceptions import OperationalError
 
 from jobs.clock import Clock, Down
-from jobs.ids import Kind, kind_of
+from jobs.ids import UPLOAD_KINDS, Kind, kind_of
 from jobs.settings import Settings
 
 QueueName = Literal["jobs", "inspections"]
@@ -24,8 +24,7 @@ RUN_INSPECTION = "pruning.run_inspection"
 _KEY_PREFIX = "pruning:celery:"
 _ROUTE: dict[Kind, tuple[QueueName, str]] = {
     "job": ("jobs", RUN_JOB),
-    "model": ("inspections", RUN_INSPECTION),
-    "dataset": ("inspections", RUN_INSPECTION),
+    **dict.fromkeys(UPLOAD_KINDS, ("inspections", RUN_INSPECTION)),
 }
 
 

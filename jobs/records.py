@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from jobs.ids import UploadKind
 from jobs.states import JobState, UploadState
 
 
@@ -51,6 +52,7 @@ class JobView(View):
     model: str
     calibration: str
     validation: str | None = None
+    masks: str | None = None
     recipe: dict[str, Any]
     labels: dict[str, str] = {}
     error: dict[str, Any] | None = None
@@ -58,10 +60,10 @@ class JobView(View):
 
 
 class UploadView(View):
-    """An uploaded model or dataset as the user sees it."""
+    """An upload (model, dataset or mask) as the user sees it."""
 
     id: str
-    kind: Literal["model", "dataset"]
+    kind: UploadKind
     state: UploadState
     filename: str | None
     format_hint: str | None

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any
 
 from jobs import layout
+from jobs.artifacts import ArtifactName, wanted
 from jobs.bucket import Bucket
 from jobs.clock import Clock, Down
 from jobs.errors import Conflict, NotFound, NotReady, Unavailable
-from jobs.ids import is_id
+from jobs.ids import UploadKind, is_id
 from jobs.index import Index
 from jobs.ledger import Ledger
 from jobs.paging import Pager
@@ -24,9 +25,6 @@ from jobs.states import ENDED
 from jobs.submission import Submissions
 from jobs.uploads import PendingUpload, Uploads
 from jobs.views import Views
-
-#: Name of an artifact for the user -> its name in the outcome.
-ARTIFACTS = ("model", "masks", "report")
 
 
 class Service:
@@ -58,7 +56,7 @@ class Service:
 
     def begin_upload(
         self,
-        kind: Literal["model", "dataset"],
+        kind: UploadKind,
         *,
         filename: str | None = None,
         format_hint: str | None = None,
@@ -69,7 +67,7 @@ class Service:
 
     def create_upload(
         self,
-        kind: Literal["model", "dataset"],
+        kind: UploadKind,
         stream: Iterator[bytes],
         *,
         filename: str | None = None,
@@ -98,7 +96,7 @@ class Service:
         return self.uploads.get(upload)
 
     def list_uploads(
-        self, kind: Literal["model", "dataset"], cursor: str | None = None, limit: int = 50
+        self, kind: UploadKind, cursor: str | None = None, limit: int = 50
     ) -> tuple[list[UploadView], str | None]:
         """Return a page of uploads, newest first, and the cursor of the next page if there is more.
 
@@ -126,6 +124,7 @@ class Service:
         recipe: Any,
         labels: dict[str, str] | None = None,
         idempotency_key: str | None = None,
+        masks: str | None = None,
     ) -> tuple[JobView, bool]:
         """Record a job and hint the workers. Works without Redis: the bucket has the job when this returns.
 
@@ -136,19 +135,21 @@ class Service:
             recipe: What the user sent under ``recipe``.
             labels: The user's own names and values.
             idempotency_key: Two calls with the same key and body make one job.
+            masks: Id of an uploaded mask, for a recipe that takes its mask from one.
 
         Returns:
             The job, and whether this call made it.
 
         Raises:
-            NotFound: The model or a dataset does not exist.
-            RejectedUpload: The model or a dataset was found unusable.
-            RecipeError: The recipe cannot be used.
+            NotFound: An upload does not exist.
+            RejectedUpload: An upload was found unusable.
+            RecipeError: The recipe cannot be used, or needs a mask, or none where one is named.
             InputError: Labels or key cannot be used.
             Conflict: The key was used with another body.
             Unavailable: The bucket does not answer.
         """
-        return self._submissions.create(model, calibration, validation, recipe, labels or {}, idempotency_key)
+        uploads = {"model": model, "calibration": calibration, "validation": validation, "masks": masks}
+        return self._submissions.create(uploads, recipe, labels or {}, idempotency_key)
 
     def announce(self, item: str) -> None:
         """Note a new item in Redis and hint the workers; if Redis is down, the reconciler does it later."""
@@ -236,16 +237,22 @@ class Service:
             )
         return view
 
-    def artifact(self, job: str, name: Literal["model", "masks", "report"]) -> tuple[str, Stored]:
-        """Return the key and the record of an artifact of a job that succeeded; its SHA-256 is always known.
+    def artifact(self, job: str, name: ArtifactName, sparsity: float | None = None) -> Stored:
+        """Return the record of an artifact of a job that succeeded; its SHA-256 is always known.
+
+        Args:
+            job: Id of the job.
+            name: What of it; there is one report for all levels.
+            sparsity: Of the wanted level, as the job's result names it; may be left out where there is one level.
 
         Raises:
-            NotFound: There is no such job or artifact.
+            NotFound: There is no such job, level or artifact.
             NotReady: The job has not succeeded (yet).
+            LevelNeeded: There are several levels, and none was named.
         """
         found = self.ledger.read(job) if is_id("job", job) else None
-        if found is None or name not in ARTIFACTS:
-            raise NotFound(f"There is no {name} of this job." if found else "There is no job of this id.")
+        if found is None:
+            raise NotFound("There is no job of this id.", received=job[:64])
         view = self._views.job(found)
         if found.outcome is None or view.state != "succeeded":
             raise NotReady(
@@ -255,11 +262,10 @@ class Service:
                 advice="Poll the job until it has succeeded." if view.state not in ENDED else "See the job's error.",
                 error=view.error,
             )
-        artifact = found.outcome["artifacts"][name]
-        stored = self.bucket.head(artifact["key"])
+        stored = self.bucket.head(wanted(found.outcome["artifacts"], name, sparsity)["key"])
         if stored is None:
             raise NotFound(f"The {name} of this job is not in the bucket any more.")
-        return stored.key, stored
+        return stored
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
 

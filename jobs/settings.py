@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     job_cpu_seconds: int = Field(default=24 * 3600, gt=0, description="CPU seconds over all cores.")
     job_wall_seconds: float = Field(default=6 * 3600.0, gt=0)
     job_file_bytes: int = Field(default=32 * GiB, gt=0)
+    job_checkpoint_bytes: int = Field(
+        default=8 * GiB, ge=0, description="Of finished steps that one job keeps in the bucket until it has ended."
+    )
     inspection_memory_bytes: int = Field(default=8 * GiB, gt=0)
     inspection_cpu_seconds: int = Field(default=600, gt=0)
     inspection_wall_seconds: float = Field(default=300.0, gt=0)

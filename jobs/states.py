@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from jobs.ids import Kind
+from jobs.ids import UPLOAD_KINDS, Kind
 from pruning_core.errors import PruningError
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -34,8 +34,8 @@ _UPLOAD: dict[tuple[State, Event], State] = {
     ("inspecting", "succeed"): "ready",
     ("inspecting", "fail"): "rejected",
 }
-_MOVES: dict[Kind, dict[tuple[State, Event], State]] = {"job": _JOB, "model": _UPLOAD, "dataset": _UPLOAD}
-_FIRST: dict[Kind, State] = {"job": "queued", "model": "inspecting", "dataset": "inspecting"}
+_MOVES: dict[Kind, dict[tuple[State, Event], State]] = {"job": _JOB, **dict.fromkeys(UPLOAD_KINDS, _UPLOAD)}
+_FIRST: dict[Kind, State] = {"job": "queued", **dict.fromkeys(UPLOAD_KINDS, "inspecting")}
 
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "ready", "rejected"})
 

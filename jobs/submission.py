@@ -11,12 +11,13 @@ from typing import Any
 from jobs import layout
 from jobs.clock import Down
 from jobs.errors import Conflict, NotFound, RejectedUpload, Unavailable
-from jobs.ids import Kind, is_id, new_id
+from jobs.ids import is_id, new_id
 from jobs.ledger import Item, Ledger
 from jobs.records import JobView, now
 from jobs.states import first
+from jobs.uploads import OPTIONAL, USES
 from jobs.views import Views
-from pruning_core.errors import InputError
+from pruning_core.errors import InputError, RecipeError
 from pruning_core.recipe import Recipe
 
 MAX_LABELS = 32
@@ -33,21 +34,15 @@ class Submissions:
 
     def create(
         self,
-        model: str,
-        calibration: str,
-        validation: str | None,
+        uploads: dict[str, str | None],
         recipe: Any,
         labels: dict[str, str],
         idempotency_key: str | None,
     ) -> tuple[JobView, bool]:
         """Record a job; see `jobs.service.Service.create_job`."""
-        body = {
-            "model": model,
-            "calibration": calibration,
-            "validation": validation,
-            "recipe": recipe,
-            "labels": _checked_labels(labels),
-        }
+        # Without what is not named: the digest of a repeated request stays what it was before there was such a field.
+        named = {field: upload for field, upload in uploads.items() if upload is not None or field == "validation"}
+        body = {**named, "recipe": recipe, "labels": _checked_labels(labels)}
         if idempotency_key is None:
             return self._record(new_id("job"), self._checked(body)), True
         if not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
@@ -86,26 +81,23 @@ class Submissions:
 
     def _checked(self, body: dict[str, Any]) -> dict[str, Any]:
         recipe = Recipe.parse(body["recipe"])
-        kinds: tuple[tuple[str, Kind], ...] = (
-            ("model", "model"),
-            ("calibration", "dataset"),
-            ("validation", "dataset"),
-        )
-        for field, kind in kinds:
-            upload = body[field]
-            if upload is None and field == "validation":
+        _check_masks(recipe, body.get("masks"))
+        for field, kind in USES.items():
+            upload = body.get(field)
+            if upload is None and field in OPTIONAL:
                 continue
-            found = self._ledger.read(upload) if isinstance(upload, str) and is_id(kind, upload) else None
+            wanted = str(upload)
+            found = self._ledger.read(wanted) if is_id(kind, wanted) else None
             if found is None:
                 raise NotFound(
                     f"{field}: there is no {kind} of this id.",
                     expected=f"the id of an uploaded {kind}",
-                    received=str(upload)[:64],
+                    received=wanted[:64],
                     advice=f"Upload it first: POST /{kind}s.",
                     field=field,
                 )
             if found.outcome is not None and found.outcome["state"] == "rejected":
-                raise rejection(field, upload, found.outcome.get("problem"))
+                raise rejection(field, wanted, found.outcome.get("problem"))
         return {**body, "normalised": recipe.model_dump(mode="json")}
 
     def _record(self, job: str, checked: dict[str, Any]) -> JobView:
@@ -143,6 +135,24 @@ def rejection(field: str, upload: str, problem: dict[str, Any] | None) -> Reject
         field=field,
         problem=problem,
     )
+
+
+def _check_masks(recipe: Recipe, masks: str | None) -> None:
+    if recipe.needs_mask and masks is None:
+        raise RecipeError(
+            "The recipe takes its mask from an upload, and the job names none.",
+            expected='"masks": the id of an uploaded mask',
+            advice="Upload one (curl -T masks.safetensors …/masks/), or choose another pattern.",
+            field="masks",
+        )
+    if masks is not None and not recipe.needs_mask:
+        raise RecipeError(
+            "The job names a mask that the recipe does not use.",
+            expected='a recipe whose pattern is "mask", or with `refine` alone',
+            received=str(masks)[:64],
+            advice='Leave out "masks", or choose the pattern "mask".',
+            field="masks",
+        )
 
 
 def _checked_labels(labels: dict[str, str]) -> dict[str, str]:

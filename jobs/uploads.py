@@ -1,15 +1,15 @@
-"""The use cases of uploads: models and datasets, which a worker inspects after they are stored."""
+"""The use cases of uploads: models, datasets and masks, which a worker inspects after they are stored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal, cast
+from typing import cast
 
 from jobs import layout
 from jobs.clock import Down
 from jobs.errors import Conflict, NotFound, TooLarge, Unavailable
-from jobs.ids import is_id, new_id
+from jobs.ids import UPLOAD_KINDS, UploadKind, is_id, kind_of, new_id
 from jobs.ledger import Item, Ledger
 from jobs.paging import Pager
 from jobs.records import UploadView, now
@@ -18,7 +18,10 @@ from jobs.writer import BucketWriter
 from pruning_core.errors import InputError
 
 MAX_NAME_LENGTH = 255
-_USES = ("model", "calibration", "validation")
+#: The fields of a job that name uploads -> the kind each takes.
+USES: dict[str, UploadKind] = {"model": "model", "calibration": "dataset", "validation": "dataset", "masks": "mask"}
+#: Those that a job may leave out.
+OPTIONAL = frozenset({"validation", "masks"})
 
 
 class PendingUpload:
@@ -92,7 +95,7 @@ class Uploads:
 
     def begin(
         self,
-        kind: Literal["model", "dataset"],
+        kind: UploadKind,
         filename: str | None,
         format_hint: str | None,
         expected_sha256: str | None,
@@ -112,10 +115,9 @@ class Uploads:
 
     def record(self, item: str, *, filename: str | None, format_hint: str | None, size: int, sha256: str) -> UploadView:
         """Record an upload whose bytes are stored and verified: from now on it exists."""
-        kind = "model" if is_id("model", item) else "dataset"
         request = {
             "id": item,
-            "kind": kind,
+            "kind": kind_of(item),
             "filename": filename,
             "format_hint": format_hint,
             "size": size,
@@ -134,12 +136,10 @@ class Uploads:
 
     def get(self, upload: str) -> UploadView | None:
         """Return the upload, or None."""
-        found = self._ledger.read(upload) if is_id("model", upload) or is_id("dataset", upload) else None
+        found = self._ledger.read(upload) if any(is_id(kind, upload) for kind in UPLOAD_KINDS) else None
         return None if found is None else self._views.upload(found)
 
-    def page(
-        self, kind: Literal["model", "dataset"], cursor: str | None, limit: int
-    ) -> tuple[list[UploadView], str | None]:
+    def page(self, kind: UploadKind, cursor: str | None, limit: int) -> tuple[list[UploadView], str | None]:
         """Return a page, newest first, and the cursor of the next."""
         return self._pager.page(kind, cursor, limit, self.get)
 
@@ -167,7 +167,7 @@ class Uploads:
     def _open_job_with(self, upload: str) -> str | None:
         for job in self._open_jobs():
             found = self._ledger.read(job)
-            if found is not None and found.outcome is None and upload in map(found.request.get, _USES):
+            if found is not None and found.outcome is None and upload in map(found.request.get, USES):
                 return job
         return None
 

@@ -40,6 +40,7 @@ class Views:
                 "model": request["model"],
                 "calibration": request["calibration"],
                 "validation": request.get("validation"),
+                "masks": request.get("masks"),
                 "recipe": request["recipe"],
                 "labels": request.get("labels", {}),
                 "error": outcome.get("problem"),

@@ -23,36 +23,46 @@ _BUDGET_SECONDS = 4.0
 _CHUNK = 1 << 20
 
 
-def measure_file(
-    before: Path, after: Path, dense: Network, pruned: Network, data: Dataset, device: torch.device
-) -> FileReport:
-    """Measure both files and both networks.
+class Meter:
+    """Compares produced files with the model file as it was sent.
 
     Args:
-        before: The model file as it was sent.
-        after: The file that was produced.
-        dense: The network read from ``before``.
-        pruned: The network read from ``after``.
+        path: The model file.
+        dense: The network read from it.
         data: Where the batch is taken from: the network's fixed batch size, else up to 64 samples.
         device: Where the batch is run.
+        files: How many files will be measured; they share the time there is for it.
     """
-    size, compressed, digest = _sizes(after)
-    size_before, compressed_before, _ = _sizes(before)
-    batch = dense.batch or min(_BATCH, len(data))
-    inputs = data.subset(torch.arange(batch) % len(data)).to(device).inputs
-    latency_before, latency = _latencies((dense.to(device), pruned.to(device)), inputs, device)
-    return FileReport(
-        format=model_format(after),
-        size_bytes=size,
-        size_bytes_before=size_before,
-        compressed_bytes=compressed,
-        compressed_bytes_before=compressed_before,
-        sha256=digest,
-        latency_ms=latency,
-        latency_ms_before=latency_before,
-        batch=batch,
-        speedup=_sentence(batch, latency_before, latency, compressed_before, compressed, device),
-    )
+
+    def __init__(self, path: Path, dense: Network, data: Dataset, device: torch.device, *, files: int = 1) -> None:
+        self._dense, self._device = dense.to(device), device
+        self._size, self._compressed, _ = _sizes(path)
+        self._batch = dense.batch or min(_BATCH, len(data))
+        self._inputs = data.subset(torch.arange(self._batch) % len(data)).to(device).inputs
+        self._seconds = _BUDGET_SECONDS / files
+
+    def measure(self, path: Path, pruned: Network) -> FileReport:
+        """Measure a produced file.
+
+        Args:
+            path: The file.
+            pruned: The network read from it.
+        """
+        size, compressed, digest = _sizes(path)
+        networks = (self._dense, pruned.to(self._device))
+        before, after = _latencies(networks, self._inputs, self._device, self._seconds)
+        return FileReport(
+            format=model_format(path),
+            size_bytes=size,
+            size_bytes_before=self._size,
+            compressed_bytes=compressed,
+            compressed_bytes_before=self._compressed,
+            sha256=digest,
+            latency_ms=after,
+            latency_ms_before=before,
+            batch=self._batch,
+            speedup=_sentence(self._batch, before, after, self._compressed, compressed, self._device),
+        )
 
 
 def _sizes(path: Path) -> tuple[int, int, str]:
@@ -67,14 +77,14 @@ def _sizes(path: Path) -> tuple[int, int, str]:
 
 
 def _latencies(
-    networks: tuple[Network, Network], inputs: Sequence[Tensor], device: torch.device
+    networks: tuple[Network, Network], inputs: Sequence[Tensor], device: torch.device, seconds: float
 ) -> tuple[float, float]:
     """Return the median milliseconds of one batch for each; they take turns, so that a busy machine slows both."""
     times: tuple[list[float], list[float]] = ([], [])
     with torch.no_grad():
         for network in networks:
             network.run(inputs)  # the first run pays for caches
-        end = time.monotonic() + _BUDGET_SECONDS
+        end = time.monotonic() + seconds
         while not times[1] or (len(times[1]) < _REPEATS and time.monotonic() < end):
             for network, taken in zip(networks, times, strict=True):
                 _synchronize(device)

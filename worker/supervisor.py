@@ -19,28 +19,32 @@ from jobs import layout
 from jobs.clock import Down
 from jobs.errors import NotFound, Unavailable
 from jobs.holder import Holder
-from jobs.ids import Kind
+from jobs.ids import UploadKind
 from jobs.ledger import Item
 from jobs.records import Attempt
 from jobs.service import Service
 from jobs.settings import Settings
 from jobs.submission import rejection
+from jobs.uploads import USES
 from pruning_core.errors import PruningError
 from pruning_core.report import Progress
 from worker import sandbox
+from worker.courier import Courier
 from worker.scratch import scratch
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-TaskName = Literal["prune", "inspect_model", "inspect_dataset"]
+TaskName = Literal["prune", "inspect_model", "inspect_dataset", "inspect_mask"]
 
-#: The user's name of an artifact -> the file that the sandbox wrote, and its type.
-_ARTIFACTS = {
-    "model": ("pruned", "application/octet-stream"),
-    "masks": ("masks.safetensors", "application/octet-stream"),
-    "report": ("report.json", "application/json"),
+_INSPECTIONS: dict[UploadKind, TaskName] = {
+    "model": "inspect_model",
+    "dataset": "inspect_dataset",
+    "mask": "inspect_mask",
 }
+
+#: The user's name of an artifact of each level -> the file that the sandbox wrote.
+_OF_LEVEL = {"model": "pruned-{}", "masks": "masks-{}.safetensors"}
 _PAUSE_SECONDS = 0.5
 
 
@@ -157,14 +161,7 @@ class Supervisor:
         with scratch(self._service.settings.work_dir) as folder:
             for name, (key, sha256) in plan.files.items():
                 self._patiently(holder, partial(self._bucket.download_to, key, folder / name, sha256))
-            result = self._runner(
-                plan.task,
-                folder,
-                plan.arguments,
-                limits=plan.limits,
-                on_progress=holder.progress,
-                stop=lambda: self._reason(holder),
-            )
+            result = self._run(item, plan, holder, folder)
             logger.info("ran item=%s attempt=%d task=%s status=%s", item.id, attempt.number, plan.task, result.status)
             if result.status == "stopped":
                 raise Interrupted(result.reason)
@@ -176,20 +173,48 @@ class Supervisor:
             if item.kind != "job":
                 return self._publish(item, attempt, holder, "succeed", result=value)
             holder.progress(Progress(stage="store", done=0, total=1, fraction=1.0))
-            artifacts = self._store(item, attempt, holder, folder)
-        return self._publish(item, attempt, holder, "succeed", result=value.get("summary", value), artifacts=artifacts)
+            artifacts = self._store(item, attempt, holder, folder, value["levels"])
+        return self._publish(item, attempt, holder, "succeed", result=value["summary"], artifacts=artifacts)
+
+    def _run(self, item: Item, plan: Plan, holder: Holder, folder: Path) -> sandbox.Result:
+        """Run the sandbox; a job goes on from the steps that earlier attempts finished, and its own are kept."""
+        run = partial(
+            self._runner,
+            plan.task,
+            folder,
+            plan.arguments,
+            limits=plan.limits,
+            on_progress=holder.progress,
+            stop=lambda: self._reason(holder),
+        )
+        if item.kind != "job":
+            return run()
+        settings = self._service.settings
+        courier = Courier(
+            self._bucket,
+            item.id,
+            folder / "checkpoints",
+            max_bytes=settings.job_checkpoint_bytes,
+            may_carry=lambda: holder.reason is None,
+        )
+        if item.attempts:
+            names = self._patiently(holder, courier.known)
+            fetched = [name for name in names if self._patiently(holder, partial(courier.fetch, name))]
+            logger.info("resume item=%s checkpoints=%d", item.id, len(fetched))
+        courier.start()
+        goes_on = False
+        try:
+            result = run()
+            goes_on = result.status == "died" or result.reason == "shutdown"
+        finally:
+            courier.stop(last_pass=goes_on, patience=settings.shutdown_seconds / 2)
+        return result
 
     def _plan(self, item: Item) -> Plan:
         settings = self._service.settings
-        if item.kind == "model":
-            return _inspection(settings, item, "inspect_model", "model")
-        if item.kind == "dataset":
-            return _inspection(settings, item, "inspect_dataset", "dataset")
-        files = {
-            field: self._usable(field, item.request[field])
-            for field in ("model", "calibration", "validation")
-            if item.request.get(field)
-        }
+        if item.kind != "job":
+            return _inspection(settings, item, item.kind)
+        files = {field: self._usable(field, item.request[field]) for field in USES if item.request.get(field)}
         return Plan(
             task="prune",
             files=files,
@@ -214,14 +239,18 @@ class Supervisor:
             raise rejection(field, upload, found.outcome.get("problem"))
         return layout.file(upload), found.request["sha256"]
 
-    def _store(self, item: Item, attempt: Attempt, holder: Holder, folder: Path) -> dict[str, dict[str, Any]]:
-        artifacts = {}
-        for name, (filename, content_type) in _ARTIFACTS.items():
+    def _store(self, item: Item, attempt: Attempt, holder: Holder, folder: Path, levels: list[float]) -> dict[str, Any]:
+        def store(filename: str, content_type: str) -> dict[str, Any]:
             key = layout.artifact(item.id, attempt.number, attempt.token, filename)
             upload = partial(self._bucket.upload_file, key, folder / filename, content_type=content_type)
             stored = self._patiently(holder, upload)
-            artifacts[name] = {"key": key, "size": stored.size, "sha256": stored.sha256}
-        return artifacts
+            return {"key": key, "size": stored.size, "sha256": stored.sha256}
+
+        kept = []
+        for i, sparsity in enumerate(levels):
+            files = {name: store(file.format(i), "application/octet-stream") for name, file in _OF_LEVEL.items()}
+            kept.append({"sparsity": sparsity, **files})
+        return {"levels": kept, "report": store("report.json", "application/json")}
 
     def _publish(
         self,
@@ -232,7 +261,7 @@ class Supervisor:
         *,
         problem: dict[str, Any] | None = None,
         result: dict[str, Any] | None = None,
-        artifacts: dict[str, dict[str, Any]] | None = None,
+        artifacts: dict[str, Any] | None = None,
     ) -> str:
         def publish() -> bool:
             return self._ledger.publish(
@@ -279,11 +308,11 @@ class _Lost(Exception):  # noqa: N818
     """The sandboxed process died; the argument is the problem document."""
 
 
-def _inspection(settings: Settings, item: Item, task: TaskName, name: Kind) -> Plan:
+def _inspection(settings: Settings, item: Item, kind: UploadKind) -> Plan:
     return Plan(
-        task=task,
-        files={name: (layout.file(item.id), item.request["sha256"])},
-        arguments={"device": "cpu", "sha256": {name: item.request["sha256"]}},
+        task=_INSPECTIONS[kind],
+        files={kind: (layout.file(item.id), item.request["sha256"])},
+        arguments={"device": "cpu", "sha256": {kind: item.request["sha256"]}},
         limits=sandbox.Limits(
             memory_bytes=settings.inspection_memory_bytes,
             cpu_seconds=settings.inspection_cpu_seconds,

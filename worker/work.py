@@ -1,4 +1,4 @@
-"""The tasks themselves, run inside the sandbox: inspect a model, inspect a dataset, prune."""
+"""The tasks themselves, run inside the sandbox: inspect a model, a dataset or a mask; prune."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pruning_core import pipeline
+from pruning_core.algorithms import FolderCheckpoints
 from pruning_core.calibration import Dataset, bind, read_dataset
 from pruning_core.errors import DatasetError, NothingToPrune, PruningError
 from pruning_core.formats import model_format, read_model, same_bits, write_model
+from pruning_core.formats.masks import read_masks, write_masks
 from pruning_core.network import Input
 from pruning_core.recipe import Recipe
-from pruning_core.report import Progress, Report
-from worker.measure import measure_file
+from pruning_core.report import LevelReport, Progress, Report
+from worker.checkpoints import fingerprint
+from worker.measure import Meter
 
 #: Where the fraction stands when pruning itself begins and ends.
 _BEGIN, _END = 0.02, 0.95
@@ -73,14 +75,34 @@ def inspect_dataset(folder: Path, _arguments: dict[str, Any], _report: Callable[
     }
 
 
-def prune(folder: Path, arguments: dict[str, Any], report: Callable[[Progress], None]) -> dict[str, Any]:
-    """Prune ``model`` with ``calibration`` (and ``validation``) by the recipe.
-
-    Writes ``pruned`` (same format as the model), ``masks.safetensors`` (bool, True = kept, by weight name) and
-    ``report.json``; the pruned file is read again and compared with what was computed, bit for bit.
+def inspect_mask(folder: Path, _arguments: dict[str, Any], _report: Callable[[Progress], None]) -> dict[str, Any]:
+    """Say what the file ``mask`` holds.
 
     Raises:
-        InputError: Recipe, model or data cannot be used, alone or together.
+        MaskError: It cannot be read, or holds something else than boolean arrays.
+    """
+    masks = read_masks(folder / "mask")
+    each = [
+        {"name": name, "shape": list(mask.shape), "weights": mask.numel(), "kept": int(mask.sum())}
+        for name, mask in masks.items()
+    ]
+    return {
+        "format": "safetensors",
+        "weights": sum(mask["weights"] for mask in each),
+        "kept": sum(mask["kept"] for mask in each),
+        "masks": each,
+    }
+
+
+def prune(folder: Path, arguments: dict[str, Any], report: Callable[[Progress], None]) -> dict[str, Any]:
+    """Prune ``model`` with ``calibration`` (and ``validation``, and ``masks``) by the recipe.
+
+    Writes for each level, counted from 0, ``pruned-<i>`` (same format as the model) and ``masks-<i>.safetensors``
+    (bool, True = kept, by weight name), and one ``report.json``. Each pruned file is read again and compared with what
+    was computed, bit for bit. Steps that ``checkpoints`` holds are not done again.
+
+    Raises:
+        InputError: Recipe, model, data or masks cannot be used, alone or together.
     """
     recipe = Recipe.parse(arguments["recipe"])
     device = _device(arguments.get("device", "auto"))
@@ -89,32 +111,39 @@ def prune(folder: Path, arguments: dict[str, Any], report: Callable[[Progress], 
     hashes = _checked_hashes(folder, arguments.get("sha256", {}))
     network = read_model(folder / "model")
     calibration = _dataset(folder, "calibration", network.inputs)
-    validation = _dataset(folder, "validation", network.inputs) if (folder / "validation").exists() else None
+    validation = _dataset(folder, "validation", network.inputs) if "validation" in hashes else None
+    masks = read_masks(folder / "masks") if "masks" in hashes else None
+    checkpoints = FolderCheckpoints(folder / "checkpoints", fingerprint(hashes, recipe, device))
     report(Progress(stage="read", done=1, total=1, fraction=_BEGIN))
 
-    pruned = _run(pipeline.prune(network, calibration, recipe, validation=validation, device=device), report)
+    steps = pipeline.prune(
+        *(network, calibration, recipe),
+        validation=validation,
+        device=device,
+        masks=masks,
+        checkpoints=checkpoints,
+    )
+    pruned = _run(steps, report)
 
-    total = 3
-    report(Progress(stage="write", done=0, total=total, fraction=_END))
-    write_model(pruned.network, folder / "model", folder / "pruned")
-    save_file({name: mask.contiguous() for name, mask in pruned.masks.items()}, folder / "masks.safetensors")
-    report(Progress(stage="verify", done=1, total=total, fraction=_END + 0.01))
-    produced = read_model(folder / "pruned")
-    verify(produced.weights, pruned.network.weights, network.weights, pruned.masks)
-    report(Progress(stage="measure", done=2, total=total, fraction=_END + 0.02))
-    file = measure_file(folder / "model", folder / "pruned", network, produced, calibration, device)
+    files = []
+    total = 3 * len(pruned.levels)
+    meter = Meter(folder / "model", network, calibration, device, files=len(pruned.levels))
+    for i, level in enumerate(pruned.levels):
+        path = folder / f"pruned-{i}"
+        report(_last(Progress(stage="write", done=3 * i, total=total, fraction=0.0)))
+        write_model(level.network, folder / "model", path)
+        write_masks(level.masks, folder / f"masks-{i}.safetensors")
+        report(_last(Progress(stage="verify", done=3 * i + 1, total=total, fraction=0.0)))
+        produced = read_model(path)
+        verify(produced.weights, level.network.weights, network.weights, level.masks)
+        report(_last(Progress(stage="measure", done=3 * i + 2, total=total, fraction=0.0)))
+        files.append(meter.measure(path, produced))
     document = Report(
-        pruning=pruned.report, file=file, inputs=hashes, how_to_check=_how_to_check(recipe, file.sha256, device)
+        pruning=pruned.report, files=tuple(files), inputs=hashes, how_to_check=_how_to_check(recipe, device)
     )
     (folder / "report.json").write_text(document.model_dump_json(indent=1), "utf-8")
-    report(Progress(stage="measure", done=total, total=total, fraction=1.0))
-    return {
-        "artifacts": {
-            name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
-            for name in ("pruned", "masks.safetensors", "report.json")
-        },
-        "summary": _summary(document),
-    }
+    report(_last(Progress(stage="measure", done=total, total=total, fraction=0.0)))
+    return {"levels": [_name_of(level) for level in pruned.report.levels], "summary": _summary(document)}
 
 
 def verify(
@@ -146,7 +175,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-TASKS = {"prune": prune, "inspect_model": inspect_model, "inspect_dataset": inspect_dataset}
+TASKS = {
+    "prune": prune,
+    "inspect_model": inspect_model,
+    "inspect_dataset": inspect_dataset,
+    "inspect_mask": inspect_mask,
+}
 
 
 def _run(steps: Any, report: Callable[[Progress], None]) -> pipeline.Pruned:
@@ -158,6 +192,11 @@ def _run(steps: Any, report: Callable[[Progress], None]) -> pipeline.Pruned:
             pruned: pipeline.Pruned = end.value
             return pruned
         report(step.model_copy(update={"fraction": _BEGIN + (_END - _BEGIN) * step.fraction}))
+
+
+def _last(step: Progress) -> Progress:
+    """Return a step of what comes after pruning, with the whole job's fraction."""
+    return step.model_copy(update={"fraction": _END + (1 - _END) * step.done / step.total})
 
 
 def _dataset(folder: Path, name: str, inputs: tuple[Input, ...]) -> Dataset:
@@ -183,7 +222,7 @@ def _deterministic(seed: int, device: torch.device) -> None:
 
 
 def _checked_hashes(folder: Path, stated: Mapping[str, str]) -> dict[str, str]:
-    names = [name for name in ("model", "calibration", "validation") if (folder / name).exists()]
+    names = [name for name in ("model", "calibration", "validation", "masks") if (folder / name).exists()]
     hashes = {name: sha256(folder / name) for name in names}
     for name, digest in hashes.items():
         if stated.get(name, digest) != digest:
@@ -191,31 +230,47 @@ def _checked_hashes(folder: Path, stated: Mapping[str, str]) -> dict[str, str]:
     return hashes
 
 
-def _how_to_check(recipe: Recipe, digest: str, device: torch.device) -> str:
+def _how_to_check(recipe: Recipe, device: torch.device) -> str:
     return (
-        f"The SHA-256 of the model file is {digest}. Send the same model, data and recipe (seed {recipe.seed}) again: "
-        f"on the same kind of machine ({device.type}, {torch.get_num_threads()} threads) with the same versions, the "
-        "bytes are the same. In masks.safetensors every False marks a weight that is exactly zero in the model. The "
-        "file was read again after writing, and every weight compared bit for bit."
+        "`python -m pruning_core.verify MODEL report.json --masks MASKS --dense THE-MODEL-AS-SENT` checks a downloaded "
+        "model offline: its SHA-256 (in 'files'), every layer's zeros, pattern, masks and untouched tensors. Send the "
+        f"same model, data and recipe (seed {recipe.seed}) again: on the same kind of machine ({device.type}, "
+        f"{torch.get_num_threads()} threads) with the same versions, the bytes are the same. In a masks file every "
+        "False marks a weight that is exactly zero in the model. Each file was read again after writing, and every "
+        "weight compared bit for bit."
     )
 
 
+def _name_of(level: LevelReport) -> float:
+    """Return the sparsity that names a level: the one asked for, or where pattern, mask or goal decided, what came."""
+    return level.sparsity if level.sparsity_requested is None else level.sparsity_requested
+
+
 def _summary(report: Report) -> dict[str, Any]:
-    """Return the few numbers that belong beside a job's state."""
-    pruning, file = report.pruning, report.file
-    qualities = {"dense": pruning.dense, "magnitude": pruning.magnitude, "pruned": pruning.pruned}
+    """Return the few numbers that belong beside a job's state: the curve, one point for each model."""
+    pruning, first = report.pruning, report.files[0]
     return {
         "algorithm": pruning.algorithm,
-        "sparsity": pruning.sparsity,
-        "sparsity_requested": pruning.sparsity_requested,
-        "pattern_holds": pruning.pattern_holds,
+        "refine": pruning.refine,
         "data": pruning.data,
-        "quality": {name: quality.model_dump(exclude_none=True) for name, quality in qualities.items()},
+        "dense": pruning.dense.model_dump(exclude_none=True),
+        "levels": [
+            {
+                "sparsity": _name_of(level),
+                "sparsity_measured": level.sparsity,
+                "pattern_holds": level.pattern_holds,
+                "fell_back": level.fell_back,
+                "quality": level.pruned.model_dump(exclude_none=True),
+                "magnitude": level.magnitude.model_dump(exclude_none=True),
+                "notes": list(level.notes),
+                **file.model_dump(include={"size_bytes", "compressed_bytes", "sha256", "speedup"}),
+            }
+            for level, file in zip(pruning.levels, report.files, strict=True)
+        ],
+        "size_bytes_before": first.size_bytes_before,
+        "compressed_bytes_before": first.compressed_bytes_before,
         "stages": {stage.name: stage.seconds for stage in pruning.stages},
-        "notes": list(pruning.notes),
         "device": pruning.device,
-        **file.model_dump(include={"size_bytes", "size_bytes_before", "compressed_bytes", "compressed_bytes_before"}),
-        "speedup": file.speedup,
     }
 
 

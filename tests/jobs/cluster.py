@@ -134,9 +134,9 @@ class Cluster:
         view: JobView = eventually(reached, seconds, f"{job} {'as wanted' if until else 'ended'}")
         return view
 
-    def model_bytes(self, job: str) -> bytes:
-        key, _ = self.service.artifact(job, "model")
-        return b"".join(self.service.bucket.open(key)[1])
+    def model_bytes(self, job: str, sparsity: float | None = None) -> bytes:
+        stored = self.service.artifact(job, "model", sparsity)
+        return b"".join(self.service.bucket.open(stored.key)[1])
 
     def keys_of(self, job: str) -> list[str]:
         return list(self.service.bucket.list(f"jobs/{job}/"))

@@ -106,6 +106,46 @@ def test_delete_upload(service: Service, uploads: tuple[str, str]) -> None:
         service.delete_upload(uploads[1])
 
 
+MASKED = {"select": {"algorithm": "magnitude", "pattern": "mask"}}
+
+
+def test_masks_of_a_job(service: Service, uploads: tuple[str, str]) -> None:
+    mask = service.create_upload("mask", iter([b"mask"])).id
+    assert [view.id for view in service.list_uploads("mask")[0]] == [mask]
+    job = service.create_job(*uploads, None, MASKED, masks=mask)[0]
+    assert job.masks == mask
+    with pytest.raises(Conflict):
+        service.delete_upload(mask)
+    service.cancel_job(job.id)
+    service.delete_upload(mask)
+    assert list(service.bucket.list("masks/")) == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "masks", "error", "words"),
+    [
+        (MASKED, None, RecipeError, "names none"),
+        (RECIPE, "msk_01ARZ3NDEKTSV4RRFFQ69G5FAV", RecipeError, "does not use"),
+        (MASKED, "msk_01ARZ3NDEKTSV4RRFFQ69G5FAV", NotFound, "no mask of this id"),
+        (MASKED, "mdl_01ARZ3NDEKTSV4RRFFQ69G5FAV", NotFound, "no mask of this id"),
+        (MASKED, "../x", NotFound, "no mask of this id"),
+    ],
+)
+def test_masks_that_do_not_belong_to_the_recipe(
+    service: Service, uploads: tuple[str, str], recipe: Any, masks: str | None, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        service.create_job(*uploads, None, recipe, masks=masks)
+    assert service.list_jobs() == ([], None)
+
+
+def test_rejected_mask(service: Service, uploads: tuple[str, str]) -> None:
+    mask = service.create_upload("mask", iter([b"mask"])).id
+    end(service, mask, "fail", problem={"detail": "not boolean"})
+    with pytest.raises(RejectedUpload, match="masks: the upload was rejected: not boolean"):
+        service.create_job(*uploads, None, MASKED, masks=mask)
+
+
 # -- creating ----------------------------------------------------------------------------------------------------------
 
 
@@ -332,15 +372,22 @@ def test_artifacts(service: Service, uploads: tuple[str, str]) -> None:
     assert caught.value.status == 409
     stored = service.bucket.upload(layout.artifact(job, 1, "token", "pruned"), iter([b"bytes"]))
     artifact = {"key": stored.key, "size": stored.size, "sha256": stored.sha256}
-    end(service, job, "succeed", result={"sparsity": 0.5}, artifacts={"model": artifact})
-    assert service.artifact(job, "model") == (stored.key, service.bucket.head(stored.key))
+    artifacts = {"report": artifact, "levels": [{"sparsity": 0.5, "model": artifact, "masks": artifact}]}
+    end(service, job, "succeed", result={"sparsity": 0.5}, artifacts=artifacts)
+    assert service.artifact(job, "model") == service.artifact(job, "model", 0.5) == service.bucket.head(stored.key)
     view = service.get_job(job)
     assert view is not None
     assert (view.state, view.progress, view.result, view.attempt) == ("succeeded", 1.0, {"sparsity": 0.5}, 1)
     with pytest.raises(NotFound):
-        service.artifact(job, "../request.json")  # type: ignore[arg-type]
-    with pytest.raises(NotFound):
         service.artifact("job_01ARZ3NDEKTSV4RRFFQ69G5FAV", "model")
+
+
+def test_artifacts_of_a_job_of_version_0_1(service: Service, uploads: tuple[str, str]) -> None:
+    job = submit(service, uploads).id
+    stored = service.bucket.upload(layout.artifact(job, 1, "token", "pruned"), iter([b"bytes"]))
+    artifact = {"key": stored.key, "size": stored.size, "sha256": stored.sha256}
+    end(service, job, "succeed", artifacts=dict.fromkeys(("model", "masks", "report"), artifact))
+    assert service.artifact(job, "model").key == service.artifact(job, "report").key == stored.key
 
 
 # -- without Redis -----------------------------------------------------------------------------------------------------

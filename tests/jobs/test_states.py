@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.ids import KINDS, UPLOAD_KINDS
 from jobs.states import ENDED, Event, IllegalMove, JobState, UploadState, after, first
 
 JOB = {
@@ -19,7 +20,7 @@ UPLOAD = {"inspecting": {"start": "inspecting", "requeue": "inspecting", "succee
 EVENTS = get_args(Event)
 PAIRS = [
     *((kind, s, e, JOB) for kind in ("job",) for s, e in itertools.product(get_args(JobState), EVENTS)),
-    *((k, s, e, UPLOAD) for k in ("model", "dataset") for s, e in itertools.product(get_args(UploadState), EVENTS)),
+    *((k, s, e, UPLOAD) for k in UPLOAD_KINDS for s, e in itertools.product(get_args(UploadState), EVENTS)),
 ]
 
 
@@ -34,7 +35,7 @@ def test_every_move(kind, state, event, table) -> None:
     assert caught.value.expected == sorted(table.get(state, {}))
 
 
-@given(st.sampled_from(["job", "model", "dataset"]), st.lists(st.sampled_from(EVENTS), max_size=30))
+@given(st.sampled_from(KINDS), st.lists(st.sampled_from(EVENTS), max_size=30))
 def test_an_ended_item_never_moves(kind, events) -> None:
     state, ends = first(kind), 0
     for event in events:

@@ -15,7 +15,9 @@ import redis
 
 from jobs import layout
 from jobs.clock import Clock
+from jobs.errors import LevelNeeded, NotFound
 from jobs.holder import Holder
+from jobs.ids import UPLOAD_KINDS
 from jobs.service import Service
 from pruning_core.report import Progress
 from worker.sandbox import Result
@@ -23,7 +25,7 @@ from worker.scratch import scratch, sweep
 from worker.supervisor import Supervisor
 
 RECIPE = {"select": {"algorithm": "magnitude", "sparsity": 0.5}}
-FILES = {"pruned": b"pruned", "masks.safetensors": b"masks", "report.json": b"{}"}
+FILES = {"pruned-0": b"pruned", "masks-0.safetensors": b"masks", "report.json": b"{}"}
 
 
 class Runner:
@@ -33,7 +35,7 @@ class Runner:
         self.act, self.calls = act, []
 
     def __call__(self, task: str, folder: Path, arguments: dict[str, Any], *, limits, on_progress, stop) -> Result:
-        self.calls.append((task, {path.name: path.read_bytes() for path in folder.iterdir()}, arguments))
+        self.calls.append((task, {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}, arguments))
         on_progress(Progress(stage="select", done=1, total=2, fraction=0.5))
         return self.act(folder, stop)
 
@@ -41,7 +43,7 @@ class Runner:
 def succeed(folder: Path, _stop: Callable[[], str | None]) -> Result:
     for name, data in FILES.items():
         (folder / name).write_bytes(data)
-    return Result(status="ok", value={"summary": {"sparsity": 0.5}})
+    return Result(status="ok", value={"levels": [0.5], "summary": {"sparsity": 0.5}})
 
 
 def until_stopped(_folder: Path, stop: Callable[[], str | None]) -> Result:
@@ -75,16 +77,16 @@ def test_success(service: Service, job: str) -> None:
     assert set(arguments["sha256"]) == set(files)
     view = service.get_job(job)
     assert (view.state, view.result, view.attempt) == ("succeeded", {"sparsity": 0.5}, 1)
-    for name, filename in (("model", "pruned"), ("masks", "masks.safetensors"), ("report", "report.json")):
-        key, stored = service.artifact(job, name)
-        assert b"".join(service.bucket.open(key)[1]) == FILES[filename]
+    for name, filename in (("model", "pruned-0"), ("masks", "masks-0.safetensors"), ("report", "report.json")):
+        stored = service.artifact(job, name)
+        assert b"".join(service.bucket.open(stored.key)[1]) == FILES[filename]
         assert stored.sha256 is not None
     assert service.clock.leased([job]) == set()
     assert list(service.settings.work_dir.iterdir()) == []
     assert supervise(service, job, succeed)[0] == "settled"
 
 
-@pytest.mark.parametrize(("kind", "task"), [("model", "inspect_model"), ("dataset", "inspect_dataset")])
+@pytest.mark.parametrize(("kind", "task"), [(kind, f"inspect_{kind}") for kind in UPLOAD_KINDS])
 def test_inspection(service: Service, kind: str, task: str) -> None:
     for result, state in (
         (Result(status="ok", value={"format": "pt2"}), "ready"),
@@ -95,6 +97,28 @@ def test_inspection(service: Service, kind: str, task: str) -> None:
         assert runner.calls[0][:2] == (task, {kind: b"bytes"})
         view = service.get_upload(upload)
         assert (view.state, view.inspection, view.problem) == (state, result.value, result.problem)
+
+
+def test_every_level_is_stored(service: Service, job: str) -> None:
+    def several(folder: Path, _stop: Callable[[], str | None]) -> Result:
+        for i in range(3):
+            (folder / f"pruned-{i}").write_bytes(b"model %d" % i)
+            (folder / f"masks-{i}.safetensors").write_bytes(b"masks %d" % i)
+        (folder / "report.json").write_bytes(b"{}")
+        return Result(status="ok", value={"levels": [0.5, 0.7, 0.9], "summary": {}})
+
+    assert supervise(service, job, several)[0] == "succeed"
+    for i, sparsity in enumerate((0.5, 0.7, 0.9)):
+        for name in ("model", "masks"):
+            stored = service.artifact(job, name, sparsity)
+            assert b"".join(service.bucket.open(stored.key)[1]) == b"%s %d" % (name.encode(), i)
+    with pytest.raises(LevelNeeded) as caught:
+        service.artifact(job, "model")
+    assert (caught.value.status, caught.value.expected) == (400, [0.5, 0.7, 0.9])
+    with pytest.raises(NotFound) as unknown:
+        service.artifact(job, "masks", 0.8)
+    assert unknown.value.expected == [0.5, 0.7, 0.9]
+    assert service.artifact(job, "report").size == 2
 
 
 def test_failure_is_not_tried_again(service: Service, job: str) -> None:
@@ -133,8 +157,8 @@ def test_links_in_the_folder_are_not_published(service: Service, job: str, tmp_p
 
     def hostile(folder: Path, stop: Callable[[], str | None]) -> Result:
         result = succeed(folder, stop)
-        (folder / "pruned").unlink()
-        (folder / "pruned").symlink_to(tmp_path / "secret")
+        (folder / "pruned-0").unlink()
+        (folder / "pruned-0").symlink_to(tmp_path / "secret")
         return result
 
     assert supervise(service, job, hostile)[0] == "died"
