@@ -35,7 +35,9 @@ class Runner:
         self.act, self.calls = act, []
 
     def __call__(self, task: str, folder: Path, arguments: dict[str, Any], *, limits, on_progress, stop) -> Result:
-        self.calls.append((task, {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}, arguments))
+        self.calls.append(
+            (task, {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}, arguments)
+        )
         on_progress(Progress(stage="select", done=1, total=2, fraction=0.5))
         return self.act(folder, stop)
 

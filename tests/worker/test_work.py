@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pruning_core.errors import PruningError
+from pruning_core.formats.masks import write_masks
 from pruning_core.report import Progress, Report
 from worker import sandbox
 from worker.sandbox import Limits, Result
@@ -127,27 +128,25 @@ def test_prune_end_to_end_twice_the_same(work: Path, algorithm: str) -> None:
     result = run("prune", work, arguments, seen)
     assert result.status == "ok", result.problem
     assert result.value is not None
-    artifacts = result.value["artifacts"]
-    for name in ("pruned", "masks.safetensors", "report.json"):
-        assert artifacts[name] == {"size": (work / name).stat().st_size, "sha256": sha256(work / name)}
+    assert result.value["levels"] == [0.75]
 
     report = Report.model_validate_json((work / "report.json").read_text())
+    (level,), (file,) = report.pruning.levels, report.files
     assert report.inputs == {name: sha256(work / name) for name in ("model", "calibration", "validation")}
     assert report.pruning.algorithm == result.value["summary"]["algorithm"] == algorithm
-    assert report.pruning.sparsity == pytest.approx(0.75, abs=1e-3)
+    assert level.sparsity == pytest.approx(0.75, abs=1e-3)
     assert report.pruning.data == "validation"
-    assert report.file.format == "pt2"
-    assert report.file.sha256 == artifacts["pruned"]["sha256"]
-    content = (work / "pruned").read_bytes()
-    assert report.file.size_bytes == len(content)
-    assert report.file.compressed_bytes == len(zlib.compress(content, 6))
-    assert report.file.latency_ms > 0
-    assert report.file.batch == 40
-    assert "No speed-up" in report.file.speedup
-    assert report.file.sha256 in report.how_to_check
+    assert file.format == "pt2"
+    assert file.sha256 == sha256(work / "pruned-0") == result.value["summary"]["levels"][0]["sha256"]
+    content = (work / "pruned-0").read_bytes()
+    assert file.size_bytes == len(content)
+    assert file.compressed_bytes == len(zlib.compress(content, 6))
+    assert file.latency_ms > 0
+    assert file.batch == 40
+    assert "No speed-up" in file.speedup
 
-    masks = load_file(work / "masks.safetensors")
-    shutil.copy(work / "pruned", work / "pruned.pt2")
+    masks = load_file(work / "masks-0.safetensors")
+    shutil.copy(work / "pruned-0", work / "pruned.pt2")
     state = torch.export.load(work / "pruned.pt2").state_dict
     original = Small().state_dict()
     assert set(masks) == {"body.0.weight", "body.3.weight", "head.weight"}
@@ -161,10 +160,71 @@ def test_prune_end_to_end_twice_the_same(work: Path, algorithm: str) -> None:
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
 
-    first = {name: sha256(work / name) for name in ("pruned", "masks.safetensors")}
+    first = {name: sha256(work / name) for name in ("pruned-0", "masks-0.safetensors")}
+    shutil.rmtree(work / "checkpoints")
     again = run("prune", work, arguments)
     assert again.status == "ok"
     assert {name: sha256(work / name) for name in first} == first
+
+
+def test_a_list_of_sparsities_gives_a_model_for_each(work: Path) -> None:
+    recipe = {"select": {"algorithm": "magnitude", "sparsity": [0.5, 0.75, 0.9]}}
+    result = run("prune", work, {"recipe": recipe, "device": "cpu"})
+    assert result.value is not None, result.problem
+    assert result.value["levels"] == [0.5, 0.75, 0.9]
+    report = Report.model_validate_json((work / "report.json").read_text())
+    for i, (sparsity, level, file) in enumerate(
+        zip((0.5, 0.75, 0.9), report.pruning.levels, report.files, strict=True)
+    ):
+        zeros = sum(int((~mask).sum()) for mask in load_file(work / f"masks-{i}.safetensors").values())
+        assert zeros == round(sparsity * 1800)
+        assert level.sparsity_requested == sparsity
+        assert file.sha256 == sha256(work / f"pruned-{i}")
+        shown = result.value["summary"]["levels"][i]
+        assert (shown["sparsity"], shown["sha256"]) == (sparsity, file.sha256)
+        assert 0 <= shown["quality"]["accuracy"] <= 1
+
+    alone = run("prune", work, {"recipe": {"select": {"algorithm": "magnitude", "sparsity": 0.75}}, "device": "cpu"})
+    assert alone.status == "ok"
+    assert sha256(work / "pruned-0") == report.files[1].sha256, "a level is what a job of its own gives"
+
+
+def test_a_mask_that_was_downloaded_prunes_the_same(work: Path) -> None:
+    assert run("prune", work, {"recipe": RECIPE, "device": "cpu"}).status == "ok"
+    first = sha256(work / "pruned-0")
+    shutil.copy(work / "masks-0.safetensors", work / "mask")
+    inspected = run("inspect_mask", work).value
+    assert inspected is not None
+    assert (inspected["weights"], inspected["kept"]) == (1800, 450)
+    assert inspected["masks"][0] | {"kept": 0} == {
+        "name": "body.0.weight",
+        "shape": [8, 1, 3, 3],
+        "weights": 72,
+        "kept": 0,
+    }
+
+    (work / "mask").rename(work / "masks")
+    recipe = {"select": {"algorithm": "magnitude", "pattern": "mask"}}
+    result = run("prune", work, {"recipe": recipe, "device": "cpu", "sha256": {"masks": sha256(work / "masks")}})
+    assert result.value is not None, result.problem
+    assert result.value["levels"] == [0.75]
+    assert sha256(work / "pruned-0") == first
+    assert json.loads((work / "report.json").read_text())["inputs"]["masks"] == sha256(work / "masks")
+
+
+def test_a_mask_that_does_not_fit_names_the_weight(work: Path) -> None:
+    recipe = {"select": {"algorithm": "magnitude", "pattern": "mask"}}
+    for masks, words in (
+        ({"head.weight": torch.ones(4, 287, dtype=torch.bool)}, ("head.weight", 288, 287)),
+        ({"tail.weight": torch.ones(4, 288, dtype=torch.bool)}, ("tail.weight", "head.weight")),
+    ):
+        write_masks(masks, work / "masks")
+        result = run("prune", work, {"recipe": recipe, "device": "cpu"})
+        assert result.status == "failed"
+        assert result.problem is not None
+        assert result.problem["status"] == 422
+        assert result.problem["type"].endswith(":invalid-mask")
+        assert all(str(word) in json.dumps(result.problem) for word in words), result.problem
 
 
 def test_data_that_does_not_fit_names_the_dataset(work: Path) -> None:
