@@ -142,9 +142,8 @@ def prune(
         raise ModelError("Some weights are not finite.", expected="finite weights", received=bad)
     clock = Clock()
     fit, held_out = split(calibration, recipe.seed)
-    kept: Checkpoints = NoCheckpoints()
-    if checkpoints is not None:
-        kept = Within(checkpoints, _fingerprint(there, weights, calibration, recipe, masks))
+    fingerprint = "" if checkpoints is None else _fingerprint(there, weights, calibration, recipe, masks)
+    kept = Within(checkpoints or NoCheckpoints(), fingerprint)
     task = PruningTask(
         network=there,
         calibration=fit,
@@ -205,6 +204,7 @@ def prune(
             levels=tuple(level.report for level in levels),
             frontier=made.frontier,
             stages=clock.stages,
+            resumed=kept.taken,
             seed=recipe.seed,
             device=device_name(there.device),
             versions=versions(),

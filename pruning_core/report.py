@@ -97,6 +97,7 @@ class PruningReport(Record):
         default=(), description="Every sparsity that was tried, in ascending order: the accuracy-sparsity curve."
     )
     stages: tuple[StageReport, ...]
+    resumed: int = Field(default=0, description="Finished steps that were taken from an earlier attempt's checkpoints.")
     seed: int
     device: str
     versions: dict[str, str]

@@ -92,14 +92,21 @@ class FolderCheckpoints:
 
 
 class Within:
-    """The checkpoints of one part of a job: every key gets a prefix."""
+    """The checkpoints of one part of a job: every key gets a prefix.
+
+    Attributes:
+        taken: Steps that were there already.
+    """
 
     def __init__(self, inner: Checkpoints, prefix: str) -> None:
         self._inner, self._prefix = inner, prefix
+        self.taken = 0
 
     def load(self, key: str) -> Saved | None:
         """Return what was saved under the prefixed key, or None."""
-        return self._inner.load(f"{self._prefix}/{key}")
+        found = self._inner.load(f"{self._prefix}/{key}")
+        self.taken += found is not None
+        return found
 
     def save(self, key: str, saved: Saved) -> None:
         """Keep a finished step under the prefixed key."""

@@ -176,6 +176,7 @@ def test_after_a_kill_it_goes_on_to_the_same_bytes(algorithm: str, tmp_path: Pat
             kills += 1
     assert kills >= 1
     assert same(undisturbed, resumed)
+    assert undisturbed.report.resumed == 0 < resumed.report.resumed
     for file in tmp_path.glob(f"*{FolderCheckpoints.SUFFIX}"):
         file.write_bytes(file.read_bytes()[:-1])
     assert same(undisturbed, run("cnn", one, checkpoints=FolderCheckpoints(tmp_path))), "damaged steps are made again"
