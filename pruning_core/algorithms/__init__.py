@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pruning_core.algorithms import chita, magnitude
+from pruning_core.algorithms import alps, chita, magnitude, sparsegpt, wanda
 from pruning_core.algorithms.checkpoints import Checkpoints, FolderCheckpoints, NoCheckpoints, Saved, Within, remember
 from pruning_core.algorithms.task import Algorithm, PruningTask, Refiner, Selection, Selector, Step
 
@@ -64,8 +64,11 @@ class Entry:
 #: Algorithms for ``select``; each ``run`` is an `Algorithm`.
 REGISTRY: Mapping[str, Entry] = MappingProxyType(
     {
+        "alps": Entry.of(alps),
         "chita": Entry.of(chita),
         "magnitude": Entry.of(magnitude),
+        "sparsegpt": Entry.of(sparsegpt),
+        "wanda": Entry.of(wanda),
     }
 )
 
