@@ -25,7 +25,7 @@ class NodeFailed(ModelError, RuntimeError):  # noqa: N818
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class Call:
     """A node made ready: what to call, and how its arguments are passed."""
 
     node: Node
@@ -33,17 +33,27 @@ class _Call:
     positional: tuple[str, ...]
     keywords: tuple[str, ...]
 
+    def perform(self, arguments: Mapping[str, Any]) -> Any:
+        """Call it with these values of its arguments, by name; errors are PyTorch's own."""
+        return self.function(
+            *(arguments[name] for name in self.positional),
+            **{name: arguments[name] for name in self.keywords},
+        )
+
 
 class Interpreter:
     """Runs one graph, as often as wanted, with other weights, inputs and devices each time.
 
     Args:
         graph: Checked against the allowlist (`ops.check`).
+
+    Attributes:
+        calls: Its nodes, made ready, in execution order.
     """
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._calls = [_prepare(node) for node in graph.nodes]
+        self.calls = tuple(_prepare(node) for node in graph.nodes)
 
     def run(self, values: Mapping[str, Any], device: torch.device) -> tuple[Tensor, ...]:
         """Return the graph's outputs.
@@ -57,7 +67,7 @@ class Interpreter:
             UnsupportedModel: An operation asks for a huge tensor.
         """
         environment = dict(values)
-        self.advance(environment, 0, len(self._calls), device)
+        self.advance(environment, 0, len(self.calls), device)
         return tuple(environment[name] for name in self._graph.outputs)
 
     def advance(
@@ -80,7 +90,7 @@ class Interpreter:
             UnsupportedModel: An operation asks for a huge tensor.
         """
         found = {name: environment[name] for name in keep if name in environment}
-        for call, done in zip(self._calls[start:stop], self._graph.last_uses[start:stop], strict=True):
+        for call, done in zip(self.calls[start:stop], self._graph.last_uses[start:stop], strict=True):
             self._execute(call, environment, device)
             found.update((name, environment[name]) for name in names(call.node.outputs) if name in keep)
             for name in done:
@@ -89,17 +99,16 @@ class Interpreter:
 
     def execute(self, index: int, environment: dict[str, Any], device: torch.device) -> None:
         """Run one node and add what it defines."""
-        self._execute(self._calls[index], environment, device)
+        self._execute(self.calls[index], environment, device)
 
     @staticmethod
-    def _execute(call: _Call, environment: dict[str, Any], device: torch.device) -> None:
-        arguments = {name: _resolve(value, environment, device) for name, value in call.node.arguments.items()}
-        _bind(call.node, call.node.outputs, _perform(call, arguments), environment)
+    def _execute(call: Call, environment: dict[str, Any], device: torch.device) -> None:
+        bind(call.node, call.node.outputs, _perform(call, resolve(call, environment, device)), environment)
 
 
-def _prepare(node: Node) -> _Call:
+def _prepare(node: Node) -> Call:
     if node.op in SCALAR_OPS:
-        return _Call(node, SCALAR_OPS[node.op], tuple(node.arguments), ())
+        return Call(node, SCALAR_OPS[node.op], tuple(node.arguments), ())
     positional: list[str] = []
     keywords: list[str] = []
     gap = False
@@ -107,7 +116,12 @@ def _prepare(node: Node) -> _Call:
         gap = gap or keyword_only or name not in node.arguments
         if name in node.arguments:
             (keywords if gap else positional).append(name)
-    return _Call(node, KERNELS.get(node.op) or overload(node.op), tuple(positional), tuple(keywords))
+    return Call(node, KERNELS.get(node.op) or overload(node.op), tuple(positional), tuple(keywords))
+
+
+def resolve(call: Call, environment: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return the values of a node's arguments, by name."""
+    return {name: _resolve(value, environment, device) for name, value in call.node.arguments.items()}
 
 
 def _resolve(value: Value, environment: Mapping[str, Any], device: torch.device) -> Any:
@@ -120,15 +134,12 @@ def _resolve(value: Value, environment: Mapping[str, Any], device: torch.device)
     return value
 
 
-def _perform(call: _Call, arguments: dict[str, Any]) -> Any:
+def _perform(call: Call, arguments: dict[str, Any]) -> Any:
     node = call.node
     try:
         check_allocation(node.op, arguments)
         with contextlib.nullcontext() if node.grad else torch.no_grad():
-            result = call.function(
-                *(arguments[name] for name in call.positional),
-                **{name: arguments[name] for name in call.keywords},
-            )
+            result = call.perform(arguments)
         if node.op in SCALAR_OPS and abs(result) >= _MAX_SCALAR:
             raise OverflowError("a size does not fit in 64 bits")
     except (PruningError, torch.OutOfMemoryError, NotImplementedError):
@@ -145,7 +156,8 @@ def _perform(call: _Call, arguments: dict[str, Any]) -> Any:
     return result
 
 
-def _bind(node: Node, outputs: Outputs, result: Any, environment: dict[str, Any]) -> None:
+def bind(node: Node, outputs: Outputs, result: Any, environment: dict[str, Any]) -> None:
+    """Add a node's results to the environment under their names."""
     if isinstance(outputs, str):
         environment[outputs] = result
     elif outputs is not None:
@@ -156,4 +168,4 @@ def _bind(node: Node, outputs: Outputs, result: Any, environment: dict[str, Any]
                 received=len(outputs),
             )
         for item, value in zip(outputs, result, strict=True):
-            _bind(node, item, value, environment)
+            bind(node, item, value, environment)

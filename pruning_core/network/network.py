@@ -16,6 +16,7 @@ from pruning_core.network.graph import Graph
 from pruning_core.network.interpreter import Interpreter
 from pruning_core.network.layers import Layer, find_layers
 from pruning_core.network.segments import Segments, Site, State, Window, kept
+from pruning_core.network.tangents import Linearised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +171,21 @@ class Network:
         found = self._interpreter.advance(environment, state.position, stop, self.device, keep)
         values = {name: environment[name] for name in self._segments.live(stop)}
         return State(position=stop, values=values), kept(found, keep)
+
+    def linearise(self, state: State, window: Window, weight: str, value: Tensor) -> Linearised:
+        """Run a window with this value of a weight, and keep what Jacobian products with respect to it need.
+
+        Args:
+            state: At ``window.start``.
+            window: What to run; the site's weight is the one.
+            weight: Its canonical name.
+            value: What to linearise at. All other weights are the network's own.
+        """
+        environment = self._values({weight: value})
+        environment.update(state.values)
+        leaves = [name for name, canonical in self._graph.weights.items() if canonical == weight]
+        nodes = (*self._segments.remade(state.position), *range(window.start, window.stop))
+        return Linearised(self._interpreter, environment, leaves, value, nodes, window.outputs, self.device)
 
     def outputs(self, state: State, weights: Mapping[str, Tensor] | None = None) -> tuple[Tensor, ...]:
         """Run a state to the end and return the flat outputs, as `run` gives them."""

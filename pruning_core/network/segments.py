@@ -14,7 +14,7 @@ from pruning_core.network.layers import TRANSPOSES, Layer, weight_use
 from pruning_core.network.ops import words
 
 #: Elementwise non-linear operations that count as activations.
-_ACTIVATIONS = words(
+ACTIVATIONS = words(
     "relu relu6 gelu silu mish elu celu selu leaky_relu prelu hardtanh hardswish hardsigmoid hardshrink softshrink "
     "softplus sigmoid log_sigmoid tanh threshold clamp_min glu"
 )
@@ -168,7 +168,7 @@ class Segments:
 
     def _counts(self, node: Node) -> bool:
         packet = node.op.split(".")[1] if node.op.startswith("aten.") else ""
-        if packet in _ACTIVATIONS:
+        if packet in ACTIVATIONS:
             return True
         use = weight_use(node)
         if use is None:
