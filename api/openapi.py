@@ -11,10 +11,10 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse
 
-from api.algorithms import recipe_schema
 from api.docs_page import page
 from api.documents import Job, JobRequest, Upload
 from api.problems import MEDIA_TYPE, SCHEMA
+from api.recipe_schema import recipe_schema
 from pruning_core.report import Report
 
 router = APIRouter(include_in_schema=False)

@@ -24,18 +24,22 @@ def queued_job(http: httpx.Client, filename: str = "net.v2.pt2", **more: Any) ->
     return job
 
 
-def finish(service: Service, job: str, artifacts: dict[str, Path]) -> None:
-    """Publish a success with these files, as a worker does."""
+def finish(service: Service, job: str, report: Path, levels: dict[float, dict[str, Path]]) -> None:
+    """Publish a success with these files, model and masks for each sparsity, as a worker does."""
     token = service.clock.claim(job)
     assert token is not None
     item = service.ledger.resolve(job, token)
     assert item is not None
     attempt = service.ledger.begin(item, token, "test")
-    records = {}
-    for name, path in artifacts.items():
-        stored = service.bucket.upload_file(layout.artifact(job, attempt.number, token, name), path)
-        records[name] = {"key": stored.key, "size": stored.size, "sha256": stored.sha256}
-    assert service.ledger.publish(item, token, "succeed", attempt=attempt, result={"sparsity": 0.5}, artifacts=records)
+
+    def store(path: Path) -> dict[str, Any]:
+        stored = service.bucket.upload_file(layout.artifact(job, attempt.number, token, path.name), path)
+        return {"key": stored.key, "size": stored.size, "sha256": stored.sha256}
+
+    kept = [{"sparsity": s, **{name: store(path) for name, path in files.items()}} for s, files in levels.items()]
+    artifacts = {"report": store(report), "levels": kept}
+    result = {"levels": [{"sparsity": sparsity, "quality": {"accuracy": 1.0}} for sparsity in levels]}
+    assert service.ledger.publish(item, token, "succeed", attempt=attempt, result=result, artifacts=artifacts)
     service.clock.release(job, token)
 
 

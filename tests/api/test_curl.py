@@ -88,7 +88,8 @@ def test_a_result_comes_down_and_an_interrupted_one_is_resumed(running_api: Api,
     (tmp_path / "pruned").write_bytes(content)
     with httpx.Client(base_url=running_api.url) as http:
         job = queued_job(http, "my net.pt2")["id"]
-    finish(running_api.service, job, dict.fromkeys(("model", "masks", "report"), tmp_path / "pruned"))
+    made = tmp_path / "pruned"
+    finish(running_api.service, job, made, {0.5: {"model": made, "masks": made}})
     url = f"{running_api.url}/jobs/{job}/model"
     assert curl("-LO", url, cwd=tmp_path).returncode == 0
     assert (tmp_path / "model").read_bytes() == content

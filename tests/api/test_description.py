@@ -9,8 +9,8 @@ import httpx
 import jsonschema
 import pytest
 
-from api.algorithms import recipe_schema
 from api.app import create_app
+from api.recipe_schema import recipe_schema
 from pruning_core.errors import PROBLEM_TYPE, RecipeError
 from pruning_core.recipe import Recipe, catalogue
 from tests.api.live_api import Api
@@ -34,7 +34,7 @@ def test_every_call_of_the_contract_is_described(document: dict[str, Any]) -> No
     described = {(verb, path) for path, operations in document["paths"].items() for verb in operations}
     uploads = {
         (verb, f"/{where}{rest}")
-        for where in ("models", "datasets")
+        for where in ("models", "datasets", "masks")
         for verb, rest in [
             ("put", ""),
             ("post", ""),
@@ -109,7 +109,7 @@ def test_the_docs_page_needs_no_other_server(http: httpx.Client, running_api: Ap
 
 def test_the_catalogue_is_shown(http: httpx.Client) -> None:
     shown = http.get("/algorithms").json()
-    assert shown["algorithms"] == catalogue()
+    assert {name: {"patterns": None, **entry} for name, entry in catalogue().items()} == shown["algorithms"]
     assert shown["recipe"]["$schema"].endswith("2020-12/schema")
 
 
@@ -126,6 +126,36 @@ def test_the_catalogue_is_shown(http: httpx.Client) -> None:
         {"select": {"algorithm": "chita", "sparsity": 0.9, "block_size": 0}},
         {"select": {"algorithm": "magic", "sparsity": 0.5}},
         {"select": {"algorithm": "magnitude", "sparsity": 0.5}, "refine": {}},
+        {"select": {"algorithm": "magnitude", "sparsity": 0.5}, "refine": None},
+        {"select": {"algorithm": "magnitude", "sparsity": 0.5}, "refine": {"algorithm": "magnitude"}},
+        {"select": {"algorithm": "magnitude"}},
+        {"select": {"algorithm": "magnitude", "sparsity": None}},
+        {"select": None},
+        {"select": {"algorithm": "chita", "sparsity": [0.5, 0.9]}},
+        {"select": {"algorithm": "chita", "sparsity": []}},
+        {"select": {"algorithm": "chita", "sparsity": [0.5, 0.5]}},
+        {"select": {"algorithm": "chita", "sparsity": [0.5, 1.0]}},
+        {"select": {"algorithm": "chita", "sparsity": [n / 100 for n in range(60)]}},
+        {"select": {"algorithm": "chita", "sparsity": {"max_accuracy_drop": 0.01}}},
+        {"select": {"algorithm": "chita", "sparsity": {"max_loss_increase": 0.1, "max_sparsity": 0.8}}},
+        {"select": {"algorithm": "chita", "sparsity": {"max_loss_increase": 0.1, "max_accuracy_drop": 0.01}}},
+        {"select": {"algorithm": "chita", "sparsity": {"max_loss_increase": 0.1, "max_accuracy_drop": None}}},
+        {"select": {"algorithm": "chita", "sparsity": {}}},
+        {"select": {"algorithm": "magnitude", "pattern": "2:4"}},
+        {"select": {"algorithm": "magnitude", "pattern": "2:4", "sparsity": 0.5}},
+        {"select": {"algorithm": "magnitude", "pattern": "2:4", "sparsity": [0.5]}},
+        {"select": {"algorithm": "magnitude", "pattern": {"type": "n:m", "n": 2, "m": 4}}},
+        {"select": {"algorithm": "magnitude", "pattern": {"n": 2, "m": 4}}},
+        {"select": {"algorithm": "magnitude", "pattern": {"type": "n:m", "n": 2, "m": 400}}},
+        {"select": {"algorithm": "magnitude", "pattern": "4x1", "sparsity": 0.5}},
+        {"select": {"algorithm": "magnitude", "pattern": "4x1"}},
+        {"select": {"algorithm": "magnitude", "pattern": {"type": "block", "shape": [4, 1]}, "sparsity": [0.5, 0.6]}},
+        {"select": {"algorithm": "magnitude", "pattern": {"type": "block", "shape": [4]}, "sparsity": 0.5}},
+        {"select": {"algorithm": "magnitude", "pattern": "mask"}},
+        {"select": {"algorithm": "magnitude", "pattern": {"type": "mask"}, "sparsity": 0.5}},
+        {"select": {"algorithm": "magnitude", "pattern": "rows", "sparsity": 0.5}},
+        {"select": {"algorithm": "magnitude", "pattern": {"max_layer_sparsity": 0.9}, "sparsity": 0.5}},
+        {"select": {"algorithm": "magnitude", "pattern": 4, "sparsity": 0.5}},
         {"select": {"sparsity": 0.5}},
         {},
         [],

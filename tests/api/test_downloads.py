@@ -36,7 +36,7 @@ def job(running_api: Api, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     with httpx.Client(base_url=running_api.url) as client:
         made = queued_job(client)
     service = running_api.service
-    finish(service, made["id"], paths)
+    finish(service, made["id"], paths.pop("report"), {0.5: paths})
     return Finished(here=f"/jobs/{made['id']}", data=data)
 
 
@@ -110,6 +110,43 @@ def test_what_the_client_has_is_not_sent_again(http: httpx.Client, job: Finished
     assert response.content == b""
     assert response.headers["etag"] == job.etag("model")
     assert http.get(f"{job.here}/masks", headers={"If-None-Match": job.etag("model")}).status_code == 200
+
+
+def test_each_level_is_found_by_its_sparsity(running_api: Api, http: httpx.Client, tmp_path: Path) -> None:
+    levels: dict[float, dict[str, Path]] = {}
+    for sparsity in (0.5, 0.9, 0.875):
+        levels[sparsity] = {}
+        for name in ("model", "masks"):
+            levels[sparsity][name] = path = tmp_path / f"{name}-{sparsity}"
+            path.write_text(path.name)
+    (tmp_path / "report").write_text("{}")
+    made = queued_job(http)
+    finish(running_api.service, made["id"], tmp_path / "report", levels)
+    here = f"/jobs/{made['id']}"
+    job = http.get(here).json()
+    assert [level["sparsity"] for level in job["result"]["levels"]] == [0.5, 0.9, 0.875]
+    for level in job["result"]["levels"]:
+        for name, link in level["links"].items():
+            response = http.get(link)
+            assert response.text == f"{name}-{level['sparsity']}"
+            assert f"-{level['sparsity']}." in response.headers["content-disposition"]
+            assert http.head(link).headers["etag"] == response.headers["etag"]
+    assert http.get(f"{here}/model", params={"sparsity": "0.90"}).text == "model-0.9"
+    assert http.get(f"{here}/report").text == "{}"
+
+    for name in ("model", "masks"):
+        document = problem(http.get(f"{here}/{name}"), 400, "level-needed")
+        assert document["expected"] == [0.5, 0.9, 0.875]
+        assert "?sparsity=" in document["advice"]
+        document = problem(http.get(f"{here}/{name}?sparsity=0.91"), 404, "not-found")
+        assert (document["expected"], document["received"]) == ([0.5, 0.9, 0.875], 0.91)
+        for wrong in ("", "high", "nan", "-1", "2", "1e400"):
+            problem(http.get(f"{here}/{name}", params={"sparsity": wrong}), 422, "invalid-request")
+
+
+def test_the_only_level_may_be_named(http: httpx.Client, job: Finished) -> None:
+    assert http.get(f"{job.here}/model?sparsity=0.5").content == job.data["model"]
+    problem(http.get(f"{job.here}/model?sparsity=0.6"), 404, "not-found")
 
 
 def test_a_succeeded_job_cannot_be_cancelled(http: httpx.Client, job: Finished) -> None:

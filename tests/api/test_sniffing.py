@@ -8,8 +8,9 @@ import tarfile
 
 import pytest
 
-from api.sniff import SNIFFED_BYTES, Kind, sniff
+from api.sniff import SNIFFED_BYTES, sniff
 from jobs.errors import UnsupportedMedia
+from jobs.ids import UploadKind
 from tests.api.live_api import safetensors_bytes, zip_bytes
 
 
@@ -21,7 +22,7 @@ def tar_bytes() -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
-def test_the_formats_that_are_read_are_known(kind: Kind) -> None:
+def test_the_formats_that_are_read_are_known(kind: UploadKind) -> None:
     assert sniff(kind, zip_bytes(10)) == "zip"
     assert sniff(kind, safetensors_bytes()) == "safetensors"
 
