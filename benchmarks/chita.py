@@ -29,7 +29,7 @@ from torch import Tensor
 from benchmarks.problems import ASSETS, ROWS, Problem, mlpnet, resnet20
 from benchmarks.reference_chita import ITERATIONS, TOLERANCE, reference_chita
 from benchmarks.tables import AUTHORS
-from pruning_core.algorithms.chita import free_first
+from pruning_core.algorithms.chita_curvature import free_first
 from pruning_core.curvature import GradientRows, Layout, collect_columns, predict, resolve_labels
 from pruning_core.curvature.gram import BlockGram
 from pruning_core.patterns import Unstructured

@@ -19,8 +19,19 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning_core.algorithms.task import PruningTask, Step, relay
-from pruning_core.curvature import BlockGram, Columns, GradientRows, Labels, collect_columns, resolve_labels
+from pruning_core.curvature import (
+    BlockGram,
+    Columns,
+    ColumnStore,
+    GradientRows,
+    Labels,
+    LossKind,
+    collect_columns,
+    predict,
+    resolve_labels,
+)
 from pruning_core.curvature.memory import SHARE, available_bytes
+from pruning_core.curvature.predict import batches
 from pruning_core.errors import Diverged, LimitExceeded
 from pruning_core.recipe import Frozen
 
@@ -125,9 +136,8 @@ def columns(task: PruningTask, options: Wanted) -> Generator[Step, None, Columns
         DatasetError: See `gradient_rows`.
     """
     rows = gradient_rows(task, options)
-    # Beside Gᵀ: one block of rows on the way in, small blocks and n×n matrices later.
     key = _key("columns", options, rows.count, rows.batch_size)
-    return (yield from task.shared.once(key, _columns(task, rows)))
+    return (yield from task.shared.once(key, collect_stored(rows)))
 
 
 def block_gram(task: PruningTask, options: Wanted, block_size: int) -> Generator[Step, None, Blocks]:
@@ -141,6 +151,81 @@ def block_gram(task: PruningTask, options: Wanted, block_size: int) -> Generator
     rows = gradient_rows(task, options, streamed=True)
     key = _key(("blocks", block_size), options, rows.count, rows.batch_size)
     return (yield from task.shared.once(key, collect_blocks(rows, block_size)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Both:
+    """Stored columns and diagonal blocks from one pass; rows of the columns are of ``batch_size`` samples."""
+
+    columns: Columns
+    blocks: Blocks
+    batch_size: int
+
+
+def columns_and_blocks(task: PruningTask, options: Wanted, block_size: int) -> Generator[Step, None, Both]:
+    """Return both statistics from one pass over the data: rows of the stored G are means of streamed rows.
+
+    Raises:
+        LimitExceeded, Diverged, DatasetError: See `columns` and `block_gram`.
+    """
+    rows = gradient_rows(task, options, streamed=True)
+    key = _key(("columns and blocks", block_size), options, rows.count, rows.batch_size)
+    return (yield from task.shared.once(key, collect_both(rows, block_size)))
+
+
+def columns_fit(task: PruningTask, options: Wanted, block_size: int) -> bool:
+    """Return whether memory is there for stored columns beside the blocks."""
+    rows, _ = counts(len(task.calibration), options, streamed=True)
+    needed = 4 * task.layout.size * min(rows, STORED_ROWS) * 5 // 4
+    return needed + BlockGram.bytes_needed(task.layout.sizes, block_size) <= SHARE * available_bytes(
+        task.weights.device
+    )
+
+
+def moved_rows(task: PruningTask, options: Wanted, weights: Tensor, *, streamed: bool, stage: int) -> GradientRows:
+    """Return the stream of rows at other weights (p,), from another draw of the samples; nothing is shared.
+
+    Args:
+        task: The job.
+        options: Which rows.
+        weights: Where the gradients are taken.
+        streamed: As for `gradient_rows`.
+        stage: Number of the draw, 1, 2, ...
+    """
+    given = task.network.weights
+    there = task.network.with_weights({n: w.to(given[n].dtype) for n, w in task.layout.split(weights).items()})
+    rows, batch_size = counts(len(task.calibration), options, streamed=streamed)
+    return GradientRows(
+        *(there, task.layout, task.calibration, _labels(task, options.labels)),
+        rows=rows,
+        batch_size=batch_size,
+        seed=task.seed + stage,
+    )
+
+
+def mean_gradient(task: PruningTask, rows: GradientRows, mean: Tensor) -> Tensor:
+    """Return the gradient of the mean loss where these rows were taken, (p,).
+
+    It is the mean row, but for 'output' labels, whose rows are random: there it is that of ‖f(w) - f(w̄)‖²/(2o), the
+    distance from the dense network's o outputs.
+
+    Args:
+        task: The job; its network is the dense one.
+        rows: The rows.
+        mean: Their mean, (p,).
+    """
+    if rows.labels.kind is not LossKind.RANDOM_SUM:
+        return mean
+    data = task.calibration
+    with torch.no_grad():
+        parts = [predict(task.network, [x[part] for x in data.inputs]).cpu() for part in batches(len(data))]
+    targets = Labels(values=torch.cat(parts).float(), kind=LossKind.SQUARED_ERROR, origin="the dense network's outputs")
+    size = min(len(data), 64)
+    stream = GradientRows(rows.network, rows.layout, data, targets, rows=len(data), batch_size=size, seed=0)
+    total = torch.zeros_like(mean)
+    for block in stream:
+        total += block.sum(0)
+    return total / (2 * stream.count)
 
 
 def counts(available: int, options: Wanted, *, streamed: bool) -> tuple[int, int]:
@@ -164,8 +249,10 @@ def gradient_notes(rows: GradientRows) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def collect_blocks(rows: GradientRows, block_size: int) -> Generator[Step, None, Blocks]:
-    """Stream rows into the Fisher's diagonal blocks; nothing is shared.
+def collect_blocks(
+    rows: GradientRows, block_size: int, beside: ColumnStore | None = None
+) -> Generator[Step, None, Blocks]:
+    """Stream rows into the Fisher's diagonal blocks, and into a store beside; nothing is shared.
 
     Raises:
         LimitExceeded: The blocks do not fit into memory.
@@ -177,12 +264,40 @@ def collect_blocks(rows: GradientRows, block_size: int) -> Generator[Step, None,
     for block in rows:
         gram.add(block)
         total += block.sum(0)
+        if beside is not None:
+            beside.add(block)
         yield gradient_step(gram.rows, rows.count)
     grams = gram.mean()
     parts = zip(grams, layout.sizes, strict=True)
     diagonal = torch.cat([h.diagonal(dim1=1, dim2=2).reshape(-1)[:size] for h, size in parts])
     check_finite(diagonal)
     return Blocks(grams=grams, diagonal=diagonal, mean=total / rows.count)
+
+
+def collect_stored(rows: GradientRows) -> Generator[Step, None, Columns]:
+    """Stream rows into columns; nothing is shared.
+
+    Raises:
+        LimitExceeded: G does not fit into memory.
+        Diverged: The gradients are not finite.
+    """
+    p = rows.layout.size
+    # Beside Gᵀ: one block of rows on the way in, small blocks and n×n matrices later.
+    check_memory(4 * p * rows.count * 5 // 4, p, rows.network.device, "fewer samples or a block structure")
+    made = yield from relay(collect_columns(rows), lambda done: gradient_step(done, rows.count))
+    check_finite(made.diagonal)
+    return made
+
+
+def collect_both(rows: GradientRows, block_size: int) -> Generator[Step, None, Both]:
+    """Stream rows into columns and blocks; nothing is shared."""
+    count = min(STORED_ROWS, rows.count)
+    together = min(max(1, LARGEST_DEFAULT_BATCH // rows.batch_size), rows.count // count)
+    store = ColumnStore(rows.layout.size, count, rows.network.device, together=together)
+    blocks = yield from collect_blocks(rows, block_size, store)
+    made = store.columns()
+    check_finite(made.diagonal)
+    return Both(columns=made, blocks=blocks, batch_size=rows.batch_size * together)
 
 
 def check_finite(diagonal: Tensor) -> float:
@@ -221,14 +336,6 @@ def check_memory(needed: int, weights: int, device: torch.device, way_out: str) 
 def gradient_step(done: int, total: int) -> Step:
     """Return the step of so many rows being done."""
     return Step(stage="gradients", done=done, total=total, fraction=done / total)
-
-
-def _columns(task: PruningTask, rows: GradientRows) -> Generator[Step, None, Columns]:
-    p = task.layout.size
-    check_memory(4 * p * rows.count * 5 // 4, p, task.weights.device, "fewer samples or a block structure")
-    made = yield from relay(collect_columns(rows), lambda done: gradient_step(done, rows.count))
-    check_finite(made.diagonal)
-    return made
 
 
 def _labels(task: PruningTask, source: LabelSource) -> Labels:

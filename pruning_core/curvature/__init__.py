@@ -1,6 +1,6 @@
 """What the loss looks like around the given weights: gradient rows and Grams, streamed."""
 
-from pruning_core.curvature.columns import Columns, collect_columns
+from pruning_core.curvature.columns import Columns, ColumnStore, collect_columns
 from pruning_core.curvature.gram import BlockGram, blocks_of
 from pruning_core.curvature.labels import Labels, resolve_labels
 from pruning_core.curvature.layout import Layout
@@ -11,6 +11,7 @@ from pruning_core.curvature.shared import Shared
 
 __all__ = [
     "BlockGram",
+    "ColumnStore",
     "Columns",
     "GradientRows",
     "Labels",
