@@ -61,7 +61,7 @@ class GramSum:
         return LayerGram(H=total.div_(max(1, self._positions)), positions=self._positions)
 
 
-def layer_patches(site: Site, x: Tensor) -> Tensor:
+def layer_patches(site: Site, x: Tensor, every: int = 1, offset: int = 0) -> Tensor:
     """Return the input of a layer as rows: (positions, groups, d) with d = in/groups · kernel.
 
     In each group y = patches @ Wᵀ (without the bias) for W = weight.reshape(groups, out/groups, d). Positions are in
@@ -70,6 +70,8 @@ def layer_patches(site: Site, x: Tensor) -> Tensor:
     Args:
         site: Which use of which layer.
         x: The value named ``site.input``: (N, in, *size) for a convolution, (..., in) for a linear layer.
+        every: Take only each so many-th place of a convolution along each spatial axis,
+        offset: from this one on.
 
     Returns:
         In float64 where x is float64, else in float32. May be a view of x.
@@ -85,12 +87,35 @@ def layer_patches(site: Site, x: Tensor) -> Tensor:
         x = functional.pad(x, [side for sides in reversed(site.padding) for side in sides])
     for axis, (size, stride, dilation) in enumerate(zip(kernel, site.stride, site.dilation, strict=True), start=2):
         x = x.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
+        x = _thinned(x, axis, every, offset)
     places = range(2, 2 + len(kernel))
     offsets = range(2 + len(kernel), 2 + 2 * len(kernel))
     # (in, *kernel, N, *places): long runs are copied at once
     columns = x.permute(1, *offsets, 0, *places)
     d = math.prod(layer.shape[1:])
     return columns.reshape(layer.groups, d, -1).permute(2, 0, 1)
+
+
+def layer_targets(site: Site, y: Tensor, every: int = 1, offset: int = 0) -> Tensor:
+    """Return values in the shape of a layer's output as columns, (groups, out/groups, positions).
+
+    The positions are those of `layer_patches` with the same ``every`` and ``offset``.
+    """
+    y = y if y.dtype == torch.float64 else y.float()
+    if site.layer.kind == "linear":
+        return y.reshape(1, -1, y.shape[-1]).mT
+    spatial = len(site.stride)
+    if y.dim() == spatial + 1:
+        y = y.unsqueeze(0)
+    for axis in range(2, 2 + spatial):
+        y = _thinned(y, axis, every, offset)
+    return y.transpose(0, 1).reshape(site.groups, y.shape[1] // site.groups, -1)
+
+
+def _thinned(x: Tensor, axis: int, every: int, offset: int) -> Tensor:
+    if every == 1:
+        return x
+    return x[(slice(None),) * axis + (slice(min(offset, x.shape[axis] - 1), None, every),)]
 
 
 def layer_grams(

@@ -156,8 +156,8 @@ def _batch_norm_scale(arguments: Mapping[str, Any]) -> Tensor:
     scale: Tensor = torch.rsqrt(arguments["running_var"] + arguments["eps"])
     weight: Tensor | None = arguments.get("weight")
     scale = scale if weight is None else scale * weight
-    trailing: int = arguments["input"].dim() - 2
-    return scale.view(1, -1, *(1,) * trailing)
+    dimensions: int = arguments["input"].dim()
+    return scale.reshape([1, -1] + [1] * (dimensions - 2))
 
 
 def _sum_rule(
