@@ -9,7 +9,19 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pruning_core.algorithms import alps, chita, magnitude, sparsegpt, wanda
+from pruning_core.algorithms import (
+    alps,
+    best,
+    cbs,
+    chita,
+    magnitude,
+    mfac,
+    obd,
+    obs,
+    sparsegpt,
+    wanda,
+    woodfisher,
+)
 from pruning_core.algorithms.checkpoints import Checkpoints, FolderCheckpoints, NoCheckpoints, Saved, Within, remember
 from pruning_core.algorithms.task import Algorithm, PruningTask, Refiner, Selection, Selector, Step
 
@@ -65,10 +77,16 @@ class Entry:
 REGISTRY: Mapping[str, Entry] = MappingProxyType(
     {
         "alps": Entry.of(alps),
+        "best": Entry.of(best),
+        "cbs": Entry.of(cbs),
         "chita": Entry.of(chita),
         "magnitude": Entry.of(magnitude),
+        "mfac": Entry.of(mfac),
+        "obd": Entry.of(obd),
+        "obs": Entry.of(obs),
         "sparsegpt": Entry.of(sparsegpt),
         "wanda": Entry.of(wanda),
+        "woodfisher": Entry.of(woodfisher),
     }
 )
 
