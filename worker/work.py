@@ -269,6 +269,12 @@ def _summary(report: Report) -> dict[str, Any]:
         ],
         "size_bytes_before": first.size_bytes_before,
         "compressed_bytes_before": first.compressed_bytes_before,
+        "goal": pruning.goal,
+        "tried": [
+            {"sparsity": point.sparsity, "quality": point.quality.model_dump(exclude_none=True)}
+            for point in pruning.frontier
+        ],
+        "resumed": pruning.resumed,
         "stages": {stage.name: stage.seconds for stage in pruning.stages},
         "device": pruning.device,
     }

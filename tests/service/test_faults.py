@@ -14,7 +14,11 @@ from jobs.records import JobView
 from tests.jobs.cluster import Cluster, cluster, eventually
 from tests.jobs.inputs import digits, mlpnet
 
-CHITA = {"select": {"algorithm": "chita", "sparsity": 0.9}}
+#: Nothing is chosen on held-out data: these tests want a job with a middle, not the best model.
+QUICK = {"structure": "block", "ridge": 0.01, "swaps": 0}
+CHITA = {"select": {"algorithm": "chita", "sparsity": 0.9, **QUICK}}
+LEVELS = [n / 10 for n in range(1, 10)]
+FRONTIER = {"select": {**CHITA["select"], "sparsity": LEVELS}}
 MAGNITUDE = {"select": {"algorithm": "magnitude", "sparsity": 0.8}}
 
 
@@ -111,6 +115,37 @@ def test_killed_worker(running: Cluster, uploads: tuple[str, str], undisturbed: 
     assert [attempt.released for attempt in view.attempts] == [None, None]
     assert running.model_bytes(job) == undisturbed["chita"]
     assert not list((running.folder / "work").glob("attempt-*")), "scratch folders are left"
+
+
+def test_killed_worker_costs_one_step_of_a_long_job(running: Cluster, uploads: tuple[str, str]) -> None:
+    """The next attempt goes on from the finished levels, and every model has the bytes of an undisturbed run."""
+    doomed = running.hand()
+    undisturbed, job = (submit(running, uploads, FRONTIER) for _ in range(2))
+    assert running.wait(undisturbed).state == "succeeded"
+
+    def carried_steps(job: str) -> list[str]:
+        return list(running.service.bucket.list(layout.checkpoints(job)))
+
+    eventually(lambda: not carried_steps(undisturbed), 10, "steps go with the outcome")
+    eventually(lambda: len(carried_steps(job)) >= 2, 60, "steps are carried to the bucket")
+    running.kill(doomed)
+    assert running.service.bucket.get_json(layout.outcome(job)) is None
+    carried = {key: running.service.bucket.head(key) for key in carried_steps(job)}
+    running.wipe_redis()  # and the rest forgets what it knew
+
+    running.hand()
+    seen: dict[str, Any] = {}
+    while running.service.get_job(job).state != "succeeded":
+        seen |= {key: running.service.bucket.head(key) for key in carried_steps(job)}
+        time.sleep(0.05)
+    done_again = [key for key, stored in carried.items() if (seen.get(key) or stored) != stored]
+    assert not done_again
+    view = running.wait(job)
+    assert (view.state, view.attempt, view.result["resumed"]) == ("succeeded", 2, len(carried))
+    assert f"resume item={job} checkpoints={len(carried)}" in running.log("hand")
+    eventually(lambda: not carried_steps(job), 10, "steps go with the outcome")
+    for sparsity in LEVELS:
+        assert running.model_bytes(job, sparsity) == running.model_bytes(undisturbed, sparsity), sparsity
 
 
 def test_redis_wiped_in_the_middle_of_ten_jobs(
