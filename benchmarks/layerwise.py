@@ -1,0 +1,343 @@
+"""The layer-wise algorithms side by side: ResNet20, and a small vision transformer that is trained here.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.layerwise [--networks ResNet20 ViT] [--seeds 3] [--write FILE]
+
+Every algorithm runs as a recipe would run it, with its default options, on one job's shared Grams; a seed draws the
+calibration images. Test images are only measured on. About five minutes on one core, half of them evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.nn import functional
+
+from benchmarks.problems import ASSETS, resnet20
+from pruning_core.algorithms import REGISTRY, PruningTask, Selection
+from pruning_core.calibration import Dataset
+from pruning_core.curvature import Layout, predict
+from pruning_core.formats import read_model
+from pruning_core.network import Network
+from pruning_core.patterns import Fixed, NofM, Pattern, Unstructured
+from pruning_core.pipeline import finish
+
+SAMPLES = 512
+#: Algorithm, options, and whether it is only to re-fit magnitude's mask.
+METHODS: Mapping[str, tuple[str, Mapping[str, Any], bool]] = {
+    "magnitude": ("magnitude", {}, False),
+    "magnitude, re-fitted": ("alps", {}, True),
+    "wanda": ("wanda", {}, False),
+    "sparsegpt": ("sparsegpt", {}, False),
+    "sparsegpt, pruned inputs": ("sparsegpt", {"inputs": "pruned"}, False),
+    "alps": ("alps", {}, False),
+    "exact-obs": ("exact-obs", {}, False),
+}
+#: How the transformer is trained: images, passes over them, batch.
+IMAGES, EPOCHS, BATCH = 20_000, 3, 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A trained network, its unlabelled calibration images by seed, its test images, and the patterns to ask for."""
+
+    name: str
+    network: Network
+    layers: tuple[str, ...]
+    calibration: Callable[[int], Dataset]
+    test: Dataset
+    scope: str
+    sparsities: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One method at one level with one seed.
+
+    ``error`` is the relative squared error of a layer's outputs on the calibration images, mean over layers (NaN for
+    magnitude, which looks at no data); ``statistics`` the CPU seconds before the first mask (what is shared counts for
+    the first method that needs it); ``seconds`` those of this level; ``memory`` the peak of resident bytes above what
+    was there before, statistics and all levels so far together.
+    """
+
+    network: str
+    method: str
+    level: str
+    accuracy: float
+    seed: int = 0
+    error: float = 0.0
+    statistics: float = 0.0
+    seconds: float = 0.0
+    memory: int = 0
+
+
+def run(seeds: int = 3, networks: Sequence[str] = ("ResNet20", "ViT")) -> list[Row]:
+    """Measure every method on these networks; the dense accuracy is the level ``'dense'``."""
+    makers: Mapping[str, Callable[[], Problem]] = {"ResNet20": _resnet, "ViT": _vit}
+    rows: list[Row] = []
+    for name in networks:
+        problem = makers[name]()
+        layout = Layout(tuple(layer for layer in problem.network.layers if layer.name in problem.layers))
+        weights = layout.flatten(problem.network.weights)
+        dense = accuracy(problem, layout, weights)
+        rows.append(Row(network=name, method="dense", level="dense", accuracy=dense))
+        for seed in range(seeds):
+            data = problem.calibration(seed)
+            job = PruningTask(
+                network=problem.network,
+                calibration=data,
+                held_out=data,
+                layout=layout,
+                weights=weights,
+                seed=seed,
+            )
+            for method in METHODS:
+                if seed and method == "magnitude":
+                    continue  # looks at no data: the same with every seed
+                for row in measure(problem, job, method, seed):
+                    rows.append(row)
+                    print(
+                        f"{name} {seed} {method} {row.level}: {row.accuracy:.2f} %, error {row.error:.5f}, "
+                        f"{row.statistics:.1f} + {row.seconds:.2f} s",
+                        flush=True,
+                    )
+    return rows
+
+
+def levels(problem: Problem, layout: Layout) -> dict[str, Pattern]:
+    """Return the patterns of the table by name."""
+    made: dict[str, Pattern] = {
+        f"{s:g}": Unstructured.of(layout.sizes, s, scope=problem.scope) for s in problem.sparsities
+    }
+    return {**made, "2:4": NofM(tuple(layer.shape for layer in layout.layers), 2, 4)}
+
+
+def measure(problem: Problem, job: PruningTask, method: str, seed: int) -> Iterator[Row]:
+    """Run one method at every level, and test what it gives."""
+    name, options, only_refit = METHODS[method]
+    entry = REGISTRY[name]
+    # What the allocator kept of earlier work goes back first, or a method that reuses it would seem to need none.
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before, started = _status("VmRSS:"), time.process_time()
+    select = finish(entry.run(job, entry.options.model_validate(options)))
+    statistics = time.process_time() - started
+    found: list[tuple[str, Selection, float, int]] = []
+    for level, pattern in levels(problem, job.layout).items():
+        asked = Fixed(pattern.keep(job.weights.abs())) if only_refit else pattern
+        started = time.process_time()
+        selection: Selection = finish(select(asked))
+        seconds = time.process_time() - started
+        if not pattern.accepts(selection.mask):
+            raise AssertionError(f"{method} does not meet the pattern {level}")
+        found.append((level, selection, seconds, max(0, _status("VmHWM:") - before)))
+    for level, selection, seconds, memory in found:
+        values = job.weights if selection.weights is None else selection.weights
+        yield Row(
+            network=problem.name,
+            method=method,
+            level=level,
+            seed=seed,
+            accuracy=accuracy(problem, job.layout, torch.where(selection.mask, values, torch.zeros_like(values))),
+            error=selection.objective.get("end", float("nan")),
+            statistics=statistics,
+            seconds=seconds,
+            memory=memory,
+        )
+
+
+def accuracy(problem: Problem, layout: Layout, weights: Tensor) -> float:
+    """Return per cent right on the test images."""
+    right = 0
+    with torch.no_grad():
+        for start in range(0, len(problem.test), 128):
+            part = problem.test.subset(slice(start, start + 128))
+            output = predict(problem.network, part.inputs, layout.split(weights))
+            right += int((output.argmax(1) == part.labels).sum())
+    return 100 * right / len(problem.test)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the tables: a line for each method, a column for each level."""
+    lines = [
+        "## Layer-wise algorithms",
+        "",
+        f"{SAMPLES} unlabelled calibration images, default options, dense inputs where not said otherwise. Accuracy %: "
+        "mean over seeds ± standard deviation; *error*: relative squared error of a layer's outputs on the calibration "
+        "images, %, mean over layers; *s*: CPU seconds of the level on one thread. *statistics s*: before the first "
+        "level (the Grams are shared: the first method that needs them pays; exact-obs makes its trace at its first "
+        "level, further sparsities come from the same trace). *MB*: peak of resident memory above what was there "
+        "before. ResNet20: one ranking of |w| over all layers gives each layer its count; ViT: the same sparsity in "
+        "each layer.",
+        "",
+    ]
+    for network in dict.fromkeys(row.network for row in rows):
+        own = [row for row in rows if row.network == network]
+        dense = next(row.accuracy for row in own if row.level == "dense")
+        named = [level for level in dict.fromkeys(row.level for row in own) if level != "dense"]
+        seeds = 1 + max(row.seed for row in own)
+        lines += [f"### {network} (dense {dense:.2f} %; {seeds} seeds)", ""]
+        lines += [
+            "| method | " + " | ".join(f"{level}: acc, error, s" for level in named) + " | statistics s | MB |",
+            "|---|" + "---|" * (len(named) + 2),
+        ]
+        for method in METHODS:
+            mine = [row for row in own if row.method == method]
+            cells = [_cell([row for row in mine if row.level == level]) for level in named]
+            memory = max(row.memory for row in mine) / 1e6
+            statistics = mean(row.statistics for row in mine)
+            lines.append(f"| {method} | " + " | ".join(cells) + f" | {statistics:.1f} | {memory:.0f} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(rows: Sequence[Row]) -> str:
+    values = [row.accuracy for row in rows]
+    spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+    error = mean(row.error for row in rows)
+    shown = "–" if error != error else f"{100 * error:.2f}"
+    return f"{mean(values):.2f}{spread}, {shown}, {mean(row.seconds for row in rows):.2f}"
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _resnet() -> Problem:
+    given = resnet20()
+
+    def calibration(seed: int) -> Dataset:
+        return Dataset(inputs=given.calibration(seed).subset(slice(0, SAMPLES)).inputs, labels=None)
+
+    return Problem(
+        name="ResNet20",
+        network=given.network,
+        layers=given.layers,
+        calibration=calibration,
+        test=given.test,
+        scope="global",
+        sparsities=(0.7, 0.8, 0.9),
+    )
+
+
+class Encoder(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, tokens, width) -> the same."""
+        n, tokens, width = x.shape
+        parts = self.qkv(self.norm1(x)).view(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
+        x = x + self.out(mixed.transpose(1, 2).reshape(n, tokens, width))
+        return x + self.fc2(functional.gelu(self.fc1(self.norm2(x))))
+
+
+class VisionTransformer(nn.Module):
+    """28×28 digits as 16 patches and a class token; three blocks of width 64; about 0.15 million weights."""
+
+    def __init__(self, width: int = 64, depth: int = 3) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, width, 7, 7)
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.position = nn.Parameter(0.02 * torch.randn(1, 17, width))
+        self.blocks = nn.Sequential(*(Encoder(width, 4) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, 10) of images (N, 1, 28, 28)."""
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+def _mnist(name: str) -> Dataset:
+    with np.load(ASSETS / f"{name}.npz", allow_pickle=False) as arrays:
+        x, y = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"]).long()
+    return Dataset(inputs=((x.float().unsqueeze(1) / 255 - 0.1307) / 0.3081,), labels=y)
+
+
+def _vit() -> Problem:
+    """Train the transformer on MNIST with a fixed seed, export it, and read it as the service would."""
+    train, test = _mnist("mnist_train"), _mnist("mnist_test")
+    model = _trained(train)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "vit.pt2"
+        program = torch.export.export(model, (train.inputs[0][:2],), dynamic_shapes=({0: Dim("batch")},))
+        torch.export.save(program, path)
+        network = read_model(path)
+
+    def calibration(seed: int) -> Dataset:
+        index = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:SAMPLES]
+        return Dataset(inputs=train.subset(index).inputs, labels=None)
+
+    return Problem(
+        name="ViT",
+        network=network,
+        layers=tuple(layer.name for layer in network.layers),
+        calibration=calibration,
+        test=test,
+        scope="layer",
+        sparsities=(0.5, 0.7, 0.8),
+    )
+
+
+def _trained(train: Dataset) -> nn.Module:
+    """Return the transformer after a short training, in eval mode."""
+    assert train.labels is not None
+    torch.manual_seed(0)
+    model = VisionTransformer()
+    steps = IMAGES // BATCH * EPOCHS
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    for _ in range(EPOCHS):
+        for index in torch.randperm(IMAGES).split(BATCH):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(train.inputs[0][index]), train.labels[index]).backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=("ResNet20", "ViT"), default=["ResNet20", "ViT"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--write", type=Path, help="write the tables into this file")
+    chosen = parser.parse_args()
+    if not ASSETS.is_dir():
+        print(f"No assets at {ASSETS}; set PRUNING_ASSETS. Nothing was measured.")
+        return 0
+    torch.set_num_threads(1)
+    text = markdown(run(chosen.seeds, chosen.networks))
+    print(text)
+    if chosen.write:
+        chosen.write.write_text(text, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
