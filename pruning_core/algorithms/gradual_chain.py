@@ -1,0 +1,90 @@
+"""The stages of gradual pruning: which patterns come before the one asked for, and the best mask inside the last."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pruning_core.curvature import Layout
+from pruning_core.patterns import Block, NofM, Pattern, Unstructured, kept_count
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: the pattern to reach, and a name that is the same for every level that passes through it."""
+
+    key: str
+    pattern: Pattern
+
+
+def stages(pattern: Pattern, sparsities: Sequence[float], passes: int) -> tuple[Stage, ...]:
+    """Return the stages up to and including a pattern.
+
+    What comes before the last depends on the pattern's kind, not on its sparsity: levels share their stages.
+
+    Args:
+        pattern: The one asked for.
+        sparsities: Of the stages of unstructured and block patterns, rising.
+        passes: Sweeps at each n:m.
+
+    Returns:
+        At least one; every mask of a stage can hold a mask of the next.
+    """
+    if isinstance(pattern, NofM):
+        steps = [(n, again) for n in range(pattern.m - 1, pattern.n - 1, -1) for again in range(passes)]
+        return tuple(Stage(f"{n}-of-{pattern.m}-{again}", replace(pattern, n=n)) for n, again in steps)
+    if isinstance(pattern, Unstructured | Block):
+        groups = _groups(pattern)
+        before: list[Stage] = []
+        for sparsity in sparsities:
+            counts = tuple(kept_count(size, sparsity) for size in groups)
+            if counts == pattern.counts:
+                return (*before, Stage(f"{sparsity:g}", pattern))
+            if all(more >= less for more, less in zip(counts, pattern.counts, strict=True)):
+                before.append(Stage(f"{sparsity:g}", replace(pattern, counts=counts)))
+        return (*before, Stage(f"kept-{pattern.kept}", pattern))
+    return (Stage("mask", pattern),)
+
+
+def nested(pattern: Pattern, weights: Tensor, mask: Tensor, layout: Layout, floor: float) -> Tensor:
+    """Return the mask of the largest weights inside a mask.
+
+    Args:
+        pattern: The masks allowed.
+        weights: (p,), zero off the mask.
+        mask: (p,) bool; what it prunes comes last.
+        layout: Where the layers are.
+        floor: With one ranking over all layers: the part of each layer that stays, or half of the density that is
+            asked for where that is less.
+    """
+    size = weights.abs()
+    score = torch.where(mask, size, torch.full_like(size, -1.0))
+    first = _first(pattern, score, layout, min(floor, pattern.kept / max(1, pattern.size) / 2))
+    # A block's score is a sum: a kept block stays ahead of all others if each of its members is far ahead.
+    return pattern.keep(score if first is None else score + first * (pattern.size + 1) * (size.max() + 1))
+
+
+def _groups(pattern: Unstructured | Block) -> tuple[int, ...]:
+    """Return how many weights, or blocks, compete for each of the counts."""
+    if isinstance(pattern, Unstructured):
+        return pattern.sizes
+    return (sum(pattern.blocks),) if len(pattern.counts) == 1 else pattern.blocks
+
+
+def _first(pattern: Pattern, score: Tensor, layout: Layout, floor: float) -> Tensor | None:
+    """Return what stays in each layer in any case, (p,) bool; None where layers do not compete."""
+    if floor <= 0 or not isinstance(pattern, Unstructured | Block) or len(pattern.counts) != 1:
+        return None
+    parts = []
+    for layer, part in zip(layout.layers, torch.split(score, list(layout.sizes)), strict=True):
+        if isinstance(pattern, Unstructured):
+            alone: Unstructured | Block = Unstructured((len(part),), (math.floor(floor * len(part)),))
+        else:
+            free = replace(pattern, shapes=(layer.shape,), counts=(0,))
+            alone = replace(free, counts=(math.floor(floor * free.blocks[0]),))
+        parts.append(alone.keep(part))
+    return torch.cat(parts)
