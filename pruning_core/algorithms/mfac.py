@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pruning_core.algorithms.gradients import columns, gradient_rows
-from pruning_core.algorithms.surgeon import JointOptions, joint_selector, ridges, select_step
+from pruning_core.algorithms.surgeon import JointOptions, joint_selector, select_step
 from pruning_core.algorithms.task import PruningTask, Selector, Step
 from pruning_core.curvature import Columns
 from pruning_core.solvers import DualCurvature, LowRankQuadratic, kernel
@@ -38,12 +38,14 @@ def run(task: PruningTask, options: Options) -> Generator[Step, None, Selector]:
     stored = yield from columns(task, options)
     rows = gradient_rows(task, options)
     key = (rows.count, rows.batch_size, options.labels)
-    whole = yield from task.shared.once(("kernel", *key), whole_kernel(stored))
-    models = {
-        ridge: DualCurvature(LowRankQuadratic(stored.values, task.weights, ridge), whole, task.seed)
-        for ridge in ridges(options.ridge, float(stored.diagonal.mean(dtype=torch.float64)))
-    }
-    return joint_selector(task, options, rows, models, ("whole saliency", *key))
+
+    def make(there: PruningTask, ridge: float) -> Generator[Step, None, DualCurvature]:
+        found = yield from columns(there, options)
+        whole = yield from there.shared.once(("kernel", *key), whole_kernel(found))
+        return DualCurvature(LowRankQuadratic(found.values, there.weights, ridge), whole, there.seed)
+
+    mean = float(stored.diagonal.mean(dtype=torch.float64))
+    return joint_selector(task, options, rows, mean, make, ("whole saliency", *key))
 
 
 def whole_kernel(stored: Columns) -> Generator[Step, None, Tensor]:

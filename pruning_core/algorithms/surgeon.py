@@ -13,12 +13,12 @@ from torch import Tensor
 
 from pruning_core.algorithms.gradients import GradientOptions, gradient_notes
 from pruning_core.algorithms.task import PruningTask, Selection, Selector, Step, relay
-from pruning_core.curvature import GradientRows
+from pruning_core.curvature import GradientRows, Shared
 from pruning_core.errors import Diverged
 from pruning_core.evaluate import compare, standing
 from pruning_core.patterns import Pattern
 from pruning_core.report import Quality
-from pruning_core.solvers import Scorer, staged_removal
+from pruning_core.solvers import Scorer, counts_left, remove_cheapest, staged_removal
 
 #: What 'auto' tries, as multiples of the Fisher's mean diagonal.
 GRID = (1e-2, 1e-1, 1.0)
@@ -42,11 +42,10 @@ class JointOptions(SurgeonOptions):
     """What methods that remove many weights at once can be told."""
 
     ridge: float | Literal["auto"] | None = Field(
-        default=1e-5,
-        description="λ, added to the Fisher's diagonal before it is inverted (the papers' damp and default), > 0. "
-        "null: a tenth of the Fisher's mean diagonal, so that it follows batch_size and the scale of the loss. 'auto': "
-        "the best on held-out calibration data of 0.01, 0.1 and 1 times the mean diagonal. The report states the value "
-        "used.",
+        default="auto",
+        description="λ, added to the Fisher's diagonal before it is inverted, > 0 (the papers' damp; published: 1e-5). "
+        "'auto': the best on held-out calibration data of 0.01, 0.1 and 1 times the Fisher's mean diagonal, so that it "
+        "follows batch_size and the scale of the loss. null: 0.1 times. The report states the value used.",
         json_schema_extra={"exclusiveMinimum": 0},
     )
     stages: int = Field(
@@ -54,6 +53,11 @@ class JointOptions(SurgeonOptions):
         ge=1,
         le=1000,
         description="In how many stages the weights go; saliencies are worked out anew on what is left after each.",
+    )
+    fresh: bool = Field(
+        default=False,
+        description="Take the gradients anew at each stage, at the weights it begins with (the published multi-stage "
+        "runs); the survivors are then re-fitted exactly after each stage, whatever 'update' says.",
     )
     update: Update = Field(
         default="auto",
@@ -73,6 +77,13 @@ class Model(Scorer, Protocol):
         """Yield the parts of (H + λI)⁻¹v."""
 
 
+class MakeModel(Protocol):
+    """Makes the quadratic model of a job at its weights."""
+
+    def __call__(self, task: PruningTask, ridge: float, /) -> Generator[Step, None, Model]:
+        """Return the model; what it stands on is shared."""
+
+
 def ridges(asked: float | str | None, mean: float) -> tuple[float, ...]:
     """Return the λ to try.
 
@@ -87,7 +98,7 @@ def ridges(asked: float | str | None, mean: float) -> tuple[float, ...]:
 
 
 def joint_selector(
-    task: PruningTask, options: JointOptions, rows: GradientRows, models: Mapping[float, Model], key: Hashable
+    task: PruningTask, options: JointOptions, rows: GradientRows, mean: float, make: MakeModel, key: Hashable
 ) -> Selector:
     """Return a selector that removes by saliency, ½·w_q²/[F⁻¹]_qq, and then updates the survivors.
 
@@ -97,15 +108,21 @@ def joint_selector(
         task: The job.
         options: Stages and updates.
         rows: What the models were made from, for the report.
-        models: λ -> quadratic model; the best on held-out data is taken.
+        mean: The Fisher's mean diagonal.
+        make: The quadratic model of a job for λ; of several λ the best on held-out data is taken.
         key: Of the models, beside λ: saliencies at w̄ are shared by all levels.
     """
+    tried = ridges(options.ridge, mean)
 
     def select(pattern: Pattern) -> Generator[Step, None, Selection]:
         candidates = {}
-        for (ridge, model), shown in zip(models.items(), rescaled([1] * len(models)), strict=True):
-            scores = task.shared.once((key, ridge), _saliency(model, task.weights))
-            made = yield from relay(_remove(task.weights, options, pattern, model, scores), shown)
+        for ridge, shown in zip(tried, rescaled([1] * len(tried)), strict=True):
+            model = yield from make(task, ridge)
+            if options.fresh and options.stages > 1:
+                made = yield from relay(_remove_afresh(task, options.stages, pattern, make, ridge), shown)
+            else:
+                scores = task.shared.once((key, ridge), _saliency(model, task.weights))
+                made = yield from relay(_remove(task.weights, options, pattern, model, scores), shown)
             for kind, (mask, weights) in made.items():
                 used = {
                     **options.model_dump(),
@@ -156,6 +173,27 @@ def _remove(
         made[kind] = (mask, torch.where(mask, value, torch.zeros_like(value)))
         yield shown(select_step(1, 1))
     return made
+
+
+def _remove_afresh(
+    task: PruningTask, stages: int, pattern: Pattern, make: MakeModel, ridge: float
+) -> Generator[Step, None, dict[str, tuple[Tensor, Tensor]]]:
+    """Return mask and weights after stages that each take their gradients at the weights they begin with."""
+    weights, mask = task.weights, torch.ones_like(task.weights, dtype=torch.bool)
+    counts = counts_left(len(weights), pattern.kept, stages)
+    for left, shown in zip(counts, rescaled([1] * stages), strict=True):
+        network = task.network.with_weights(weights_of(task, Selection(mask=mask, weights=weights)))
+        here = replace(task, network=network, weights=weights, shared=Shared())
+        model = yield from relay(make(here, ridge), shown)
+        score = torch.cat((yield from relay(_parts(model.saliency(mask, weights)), _last(shown))))
+        mask = remove_cheapest(pattern, score, mask, left)
+        weights = torch.cat((yield from relay(_parts(model.refit(mask)), _last(shown))))
+    return {"joint": (mask, weights)}
+
+
+def _last(shown: Callable[[Step], Step]) -> Callable[[Step], Step]:
+    """Show steps as the end of their part: fractions never fall."""
+    return lambda step: shown(replace(step, fraction=1.0))
 
 
 def _parts(source: Iterator[Tensor]) -> Generator[Step, None, list[Tensor]]:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from pruning_core.algorithms.gradients import block_gram, gradient_rows
-from pruning_core.algorithms.surgeon import JointOptions, joint_selector, ridges
+from pruning_core.algorithms.surgeon import JointOptions, joint_selector
 from pruning_core.algorithms.task import PruningTask, Selector, Step
 from pruning_core.solvers import BlockCurvature, BlockQuadratic
 
@@ -44,9 +44,11 @@ def run(task: PruningTask, options: Options) -> Generator[Step, None, Selector]:
     """
     blocks = yield from block_gram(task, options, options.block_size)
     rows = gradient_rows(task, options, streamed=True)
-    models = {
-        ridge: BlockCurvature(BlockQuadratic(blocks.grams, task.layout.sizes, task.weights, ridge))
-        for ridge in ridges(options.ridge, float(blocks.diagonal.mean(dtype=torch.float64)))
-    }
     key = ("block saliency", options.block_size, rows.count, rows.batch_size, options.labels)
-    return joint_selector(task, options, rows, models, key)
+
+    def make(there: PruningTask, ridge: float) -> Generator[Step, None, BlockCurvature]:
+        found = yield from block_gram(there, options, options.block_size)
+        return BlockCurvature(BlockQuadratic(found.grams, there.layout.sizes, there.weights, ridge))
+
+    mean = float(blocks.diagonal.mean(dtype=torch.float64))
+    return joint_selector(task, options, rows, mean, make, key)

@@ -100,3 +100,19 @@ def test_stages_serve_other_patterns(stages: int) -> None:
         selection = finish(select(pattern))
         assert pattern.accepts(selection.mask)
         assert not selection.weights[~selection.mask].any()
+
+
+def test_fresh_gradients_at_each_stage() -> None:
+    task = problem()
+    pattern = Unstructured.of(task.layout.sizes, 0.8)
+    select = finish(woodfisher.run(task, woodfisher.Options(stages=3, fresh=True, ridge=None)))
+    runs = task.network.runs
+    selection = finish(select(pattern))
+    assert pattern.accepts(selection.mask)
+    assert not selection.weights[~selection.mask].any()
+    assert torch.equal(task.layout.flatten(task.network.weights), task.weights), "the job's network is untouched"
+    again = finish(finish(woodfisher.run(task, woodfisher.Options(stages=3, fresh=True, ridge=None)))(pattern))
+    assert torch.equal(again.weights, selection.weights)
+    assert task.network.runs == runs
+    once = finish(finish(woodfisher.run(task, woodfisher.Options(stages=3, ridge=None, update="joint")))(pattern))
+    assert not torch.equal(once.weights, selection.weights)
