@@ -25,8 +25,9 @@ from pruning_core.solvers import (
     swap_search,
 )
 
-#: A solve that diverges is tried again with a ridge so many times larger, so often.
-GUARD_FACTOR, GUARD_TRIES = 10.0, 3
+#: A solve that diverges is tried again with a ridge so many times larger, so often; counted from this part of the
+#: mean diagonal, where the ridge was below what float32 can feel.
+GUARD_FACTOR, GUARD_TRIES, GUARD_LEAST = 10.0, 3, 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,14 +184,15 @@ class GlobalCurvature:
 def guarded(
     curvature: Curvature, anchor: Tensor, pattern: Pattern, ridge: float, slope: Tensor | None, effort: Effort
 ) -> Generator[Step, None, Solved]:
-    """Solve; where the result is not finite, or Q rose, again with ten times the ridge, up to three times.
+    """Solve; where the result is not finite, or Q rose, again with ten times the ridge (or more), up to three times.
 
     Raises:
         Diverged: The largest ridge did not help.
     """
     tried = []
     for attempt in range(GUARD_TRIES + 1):
-        solved = yield from curvature.solve(anchor, pattern, ridge * GUARD_FACTOR**attempt, slope, effort)
+        larger = max(ridge, GUARD_LEAST * curvature.scale) * GUARD_FACTOR**attempt if attempt else ridge
+        solved = yield from curvature.solve(anchor, pattern, larger, slope, effort)
         tried.append(solved.ridge)
         # Rounding in a solve may cost a little; anything more, or a NaN, is a solver gone wrong.
         fell = solved.end <= solved.start + 1e-3 * abs(solved.start)
