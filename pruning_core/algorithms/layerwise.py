@@ -66,13 +66,21 @@ class LayerProblem:
     weights: Tensor
     pattern: Pattern
 
-    def damped(self, damping: float, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Return H + damping · mean diagonal · I, (groups, d, d); 1 on the diagonal of a group without any input."""
-        H = self.gram.H.to(dtype, copy=True)
-        diagonal = H.diagonal(dim1=1, dim2=2)
-        mean = diagonal.mean(1, keepdim=True)
-        diagonal += torch.where(mean > 0, damping * mean, torch.ones_like(mean))
-        return H
+    def damped(self, damping: float) -> Tensor:
+        """Return H + damping · mean diagonal · I, (groups, d, d) float64; 1 on the diagonal of a group without input.
+
+        H was summed in single precision, so it may be slightly indefinite: where this much damping does not make it
+        positive definite, ten times as much is tried.
+        """
+        mean = self.gram.H.diagonal(dim1=1, dim2=2).double().mean(1)
+        shift = torch.where(mean > 0, damping * mean, torch.ones_like(mean))
+        while True:
+            H = self.gram.H.to(torch.float64, copy=True)
+            H.diagonal(dim1=1, dim2=2).add_(shift.unsqueeze(1))
+            failed = torch.linalg.cholesky_ex(H).info > 0
+            if not bool(failed.any()):
+                return H
+            shift = torch.where(failed, 10 * shift, shift)
 
     def refit(self, H: Tensor, mask: Tensor) -> Tensor:
         """Return the minimiser of ½·tr (W - W̄) H (W - W̄)ᵀ over the weights on a mask, in closed form, (out, d).

@@ -6,6 +6,8 @@ import heapq
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from pruning_core.algorithms import exact_obs
@@ -38,21 +40,33 @@ def slow_greedy(
     return order, costs
 
 
-def heap_merge(costs: list[list[float]], count: int) -> list[int]:
-    """How many removals each row gets when always the cheapest next one over all rows is done."""
+def slopes(costs: list[float]) -> list[float]:
+    """Slopes of the lower convex envelope of the running sum, by pooling neighbours that fall."""
+    pools: list[tuple[float, int]] = []
+    for cost in costs:
+        pools.append((cost, 1))
+        while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:
+            (a, m), (b, n) = pools[-2:]
+            pools[-2:] = [((a * m + b * n) / (m + n), m + n)]
+    return [slope for slope, count in pools for _ in range(count)]
+
+
+def shares(costs: list[list[float]], count: int) -> list[int]:
+    """How many removals each row gets when always the cheapest next one on the envelopes is done."""
     taken = [0] * len(costs)
-    heap = [(row[0], i) for i, row in enumerate(costs) if row]
+    envelopes = [slopes(row) for row in costs]
+    heap = [(row[0], i) for i, row in enumerate(envelopes) if row]
     heapq.heapify(heap)
     for _ in range(count):
         _, i = heapq.heappop(heap)
         taken[i] += 1
         if taken[i] < len(costs[i]):
-            heapq.heappush(heap, (costs[i][taken[i]], i))
+            heapq.heappush(heap, (envelopes[i][taken[i]], i))
     return taken
 
 
 @pytest.mark.parametrize(("shape", "groups"), [((4, 7), 1), ((4, 2, 3), 2), ((3, 1, 5), 3)])
-def test_unstructured_equals_greedy_with_a_heap(shape: tuple[int, ...], groups: int) -> None:
+def test_unstructured_equals_greedy_shared_among_rows(shape: tuple[int, ...], groups: int) -> None:
     size = shape[0] * shape[1] * (shape[2] if len(shape) > 2 else 1)
     for kept in (size // 2, size // 4):
         pattern = Unstructured((size,), (kept,))
@@ -64,7 +78,7 @@ def test_unstructured_equals_greedy_with_a_heap(shape: tuple[int, ...], groups: 
             for gram, row in zip(row_grams(one), one.weights.double(), strict=True)
         ]
         expected = torch.ones_like(one.weights, dtype=torch.bool)
-        for o, gone in enumerate(heap_merge([costs for _, costs in slow], size - kept)):
+        for o, gone in enumerate(shares([costs for _, costs in slow], size - kept)):
             expected[o, slow[o][0][:gone]] = False
         mask = pattern.keep(exact_obs.removal_ranks(one, one.damped(DAMPING)).reshape(-1)).view_as(expected)
         assert torch.equal(mask, expected)
@@ -96,7 +110,7 @@ def test_groups_and_blocks_equal_greedy(shape: tuple[int, ...], groups: int, pat
     ]
     gone = [len(order) for order, _ in slow]
     if isinstance(pattern, Block):
-        gone = heap_merge([costs for _, costs in slow], sum(pattern.blocks) - sum(pattern.counts))
+        gone = shares([costs for _, costs in slow], sum(pattern.blocks) - sum(pattern.counts))
     expected = torch.ones_like(one.weights, dtype=torch.bool)
     for i, count in enumerate(gone):
         for unit in slow[i][0][:count]:
@@ -119,12 +133,29 @@ def test_costs_are_those_of_refits_from_scratch_through_many_flushes() -> None:
         before = now
 
 
-def test_merged_is_the_heaps_order() -> None:
-    costs = torch.rand(4, 6, generator=torch.Generator().manual_seed(0)).double()
-    places = exact_obs.merged(costs)
-    assert sorted(places.reshape(-1).tolist()) == list(range(24))
-    for count in range(25):
-        assert (places < count).sum(1).tolist() == heap_merge(costs.tolist(), count)
+@given(st.lists(st.lists(st.integers(0, 9), min_size=5, max_size=5), min_size=1, max_size=4))
+@settings(deadline=None)
+def test_rows_share_the_count_as_well_as_any_other_way(costs: list[list[int]]) -> None:
+    """Against dynamic programming over all ways; an optimum wherever no row stops between corners of its envelope."""
+    given_costs = torch.tensor(costs).double()
+    places = exact_obs.merged(given_costs)
+    total = given_costs.numel()
+    assert sorted(places.reshape(-1).tolist()) == list(range(total))
+    best = {0: 0.0}
+    for row in given_costs.tolist():
+        sums = [sum(row[:n]) for n in range(6)]
+        best = {n: min(best[n - k] + sums[k] for k in range(6) if n - k in best) for n in range(max(best) + 6)}
+    envelopes = torch.tensor([slopes([float(c) for c in row]) for row in costs], dtype=torch.float64)
+    assert torch.allclose(exact_obs.envelope_slopes(given_costs), envelopes)
+    for count in range(total + 1):
+        taken = places < count
+        assert bool((taken.int().diff(dim=1) <= 0).all()), "a row goes in its own order"
+        cost = float(given_costs[taken].sum())
+        assert cost >= best[count] - 1e-9
+        on_envelopes = float(envelopes[taken].sum())
+        assert on_envelopes <= best[count] + 1e-9
+        if abs(on_envelopes - cost) < 1e-9:
+            assert cost == pytest.approx(best[count])
 
 
 @pytest.mark.parametrize(("shape", "groups", "pattern"), CASES, ids=case_id)

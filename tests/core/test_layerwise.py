@@ -12,11 +12,12 @@ from torch import Tensor
 from pruning_core.algorithms import FolderCheckpoints, PruningTask, Selection, alps, exact_obs, sparsegpt, wanda
 from pruning_core.algorithms.layerwise import LayerProblem, LayerSolution, LayerwiseOptions, solve_layers
 from pruning_core.curvature import Layout
-from pruning_core.curvature.layer_inputs import layer_grams
+from pruning_core.curvature.layer_inputs import LayerGram, layer_grams
 from pruning_core.errors import Diverged
 from pruning_core.patterns import Block, NofM, Pattern, Unstructured
 from pruning_core.pipeline import finish
 from tests.core.exported import exported
+from tests.core.layerwise_cases import problem
 
 MODULES: dict[str, Any] = {"wanda": wanda, "sparsegpt": sparsegpt, "alps": alps, "exact-obs": exact_obs}
 
@@ -115,6 +116,19 @@ def test_pruned_layers_are_remembered(algorithm: str, tmp_path: Path) -> None:
     resumed = finish(finish(module.run(again, module.Options(inputs="pruned")))(half(again)))
     assert torch.equal(plain.weights, resumed.weights)
     assert plain.objective == resumed.objective
+
+
+def test_more_damping_where_rounding_needs_it() -> None:
+    one = problem((4, 6), Unstructured((24,), (12,)))
+    H = torch.ones(1, 6, 6) - 1e-6 * torch.eye(6)
+    indefinite = LayerProblem(
+        index=0, layer=one.layer, gram=LayerGram(H=H, positions=9), weights=one.weights, pattern=one.pattern
+    )
+    damped = indefinite.damped(1e-9)
+    assert torch.linalg.eigvalsh(damped).min() > 0
+    assert torch.allclose(damped, H.double(), atol=1e-4)
+    found = sparsegpt.sweep(indefinite, block_size=4, damping=1e-9)
+    assert found.weights.isfinite().all()
 
 
 def test_a_layer_that_loses_nothing_stays_as_it_is() -> None:
