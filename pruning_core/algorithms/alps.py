@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pruning_core.algorithms.layerwise import LayerProblem, LayerSolution, LayerwiseOptions, solve_layers
 from pruning_core.algorithms.task import PruningTask, Selector, Step
-from pruning_core.patterns import Pattern
+from pruning_core.patterns import Fixed, Pattern
 
 SUMMARY = (
     "Layer-wise: mask and weights together by ADMM, with a penalty that grows until the mask settles; then the best "
@@ -41,7 +41,10 @@ def run(task: PruningTask, options: Options) -> Generator[Step, None, Selector]:
 
     def solve(problem: LayerProblem) -> LayerSolution:
         H = problem.damped(options.damping)
-        mask = admm(problem, H, penalty=options.penalty, max_iterations=options.max_iterations)
+        if isinstance(problem.pattern, Fixed):
+            mask = problem.pattern.mask.view(problem.weights.shape).to(H.device)
+        else:
+            mask = admm(problem, H, penalty=options.penalty, max_iterations=options.max_iterations)
         return LayerSolution(mask=mask, weights=problem.refit(H, mask))
 
     return (yield from solve_layers(task, options, "alps", solve))
@@ -50,7 +53,7 @@ def run(task: PruningTask, options: Options) -> Generator[Step, None, Selector]:
 def admm(problem: LayerProblem, H: Tensor, *, penalty: float, max_iterations: int) -> Tensor:
     """Return the mask (out, d) at which ADMM settles.
 
-    With every input scaled so that H has a unit diagonal, the iteration (equation 5 of the paper) is
+    With every input scaled so that H has a unit diagonal, the iteration is
 
         W ← (H + ρI)⁻¹(HW̄ - V + ρD),   D ← P(W + V/ρ),   V ← V + ρ(W - D),
 

@@ -20,7 +20,7 @@ SUMMARY = (
     "output row by itself, rows merged by cost. One trace serves every sparsity. Time grows with outputs times inputs "
     "cubed."
 )
-SOURCE = "Frantar & Alistarh, Optimal Brain Compression, NeurIPS 2022 (arXiv 2208.11580), algorithms 1 and 2"
+SOURCE = "Frantar & Alistarh, Optimal Brain Compression, NeurIPS 2022 (arXiv 2208.11580)"
 
 #: Inverses that are worked on together take at most this many bytes.
 BATCH_BYTES = 2**28

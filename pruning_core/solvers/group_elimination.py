@@ -16,7 +16,7 @@ def eliminate_units(
 
     A unit is c columns that all rows of a system lose together. With A = H⁻¹ on the columns still there, removing unit
     u costs ½·Σ w_uᵀ(A_uu)⁻¹w_u over the rows w; the rest follows by eliminating its columns from A (Frantar &
-    Alistarh 2022, section 4 and appendix on block sparsity and n:m).
+    Alistarh 2022, on n:m and block sparsity).
 
     Args:
         inverse: H⁻¹ of each system, (m, d, d), positive definite.
