@@ -42,7 +42,7 @@ def main(folder: Path) -> int:
     magnitude = accuracy(dense, folder)
 
     report = json.loads((folder / "report.json").read_text("utf-8"))
-    file = report["file"]
+    (file,) = report["files"]
     print(
         f"""
 accuracy on 540 held-out digits   dense {before:7.2%}   magnitude {magnitude:7.2%}   CHITA {after:7.2%}

@@ -91,6 +91,17 @@ def bad_models(folder: Path, marker: Path) -> dict[str, tuple[bytes, str]]:
     }
 
 
+def bad_masks() -> dict[str, tuple[bytes, str]]:
+    """Name -> (bytes, the slug of the problem that the inspection must find)."""
+    sound = save({"0.weight": torch.ones(16, 8, dtype=torch.bool)})
+    return {
+        "numbers.safetensors": (save({"0.weight": torch.ones(16, 8)}), "invalid-mask"),
+        "truncated.safetensors": (sound[:-5], "invalid-mask"),
+        "nothing.safetensors": (save({}), "invalid-mask"),
+        "bytes.safetensors": (sound[:-1] + b"\x07", "invalid-mask"),
+    }
+
+
 def bad_datasets() -> dict[str, tuple[bytes, str]]:
     """Name -> (bytes, the slug of the problem that the inspection must find)."""
     x = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,11 @@ def test_the_reference_runs(live: str, digits: Path, tmp_path: Path) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```$", REFERENCE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 6
     script = "\n".join(["set -euo pipefail", *blocks])
-    environment = {**os.environ, "URL": live, "no_proxy": "*"}
+    # `python3` of the reference is the one that has this package.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "URL": live, "no_proxy": "*", "PATH": path, "PYTHONPATH": str(REFERENCE.parents[1])}
     command = ["bash", "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {"net-pruned.pt2", "report.json", "masks.safetensors"} <= {path.name for path in tmp_path.iterdir()}
 

@@ -12,9 +12,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pruning_core.errors import PROBLEM_TYPE
-from tests.service.bad_files import bad_datasets, bad_models, npz, sound_model
+from tests.service.bad_files import bad_datasets, bad_masks, bad_models, npz, sound_model
 from tests.service.client import Client
 
 MODELS = (
@@ -22,7 +24,9 @@ MODELS = (
     *("shapes.safetensors", "header.safetensors"),
 )
 DATASETS = ("nan.npz", "truncated.npz", "objects.npz")
+MASKS = ("numbers.safetensors", "truncated.safetensors", "nothing.safetensors", "bytes.safetensors")
 MAGNITUDE = {"select": {"algorithm": "magnitude", "sparsity": 0.5}}
+MASKED = {"select": {"algorithm": "magnitude", "pattern": "mask"}}
 SECONDS = 110
 
 
@@ -42,14 +46,15 @@ def sent(
     client: Client, marker: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[dict[str, Any], str]]:
     """Send all at once, so that they are inspected while the tests look at them one by one."""
-    files = {"models": bad_models(tmp_path_factory.mktemp("bad"), marker), "datasets": bad_datasets()}
-    assert (tuple(files["models"]), tuple(files["datasets"])) == (MODELS, DATASETS)
+    folder = tmp_path_factory.mktemp("bad")
+    files = {"models": bad_models(folder, marker), "datasets": bad_datasets(), "masks": bad_masks()}
+    assert tuple(map(tuple, files.values())) == (MODELS, DATASETS, MASKS)
     uploads = {}
     for kind, named in files.items():
         for name, (data, slug) in named.items():
             answer = client.put(f"/{kind}/{name}", content=data)
             assert answer.status_code == 201, answer.text
-            uploads[name] = (answer.json(), slug)
+            uploads[f"{kind}/{name}"] = (answer.json(), slug)
     return uploads
 
 
@@ -85,7 +90,7 @@ def assert_says_what_to_know(problem: dict[str, Any], slug: str) -> None:
 def test_a_bad_model_is_rejected_with_the_reason_and_runs_nothing(
     client: Client, sent: dict[str, tuple[dict[str, Any], str]], good_data: str, marker: Path, name: str
 ) -> None:
-    upload, slug = sent[name]
+    upload, slug = sent[f"models/{name}"]
     seen = client.wait(f"/models/{upload['id']}", {"ready", "rejected"}, SECONDS)
     assert seen["state"] == "rejected", seen
     assert_says_what_to_know(seen["problem"], slug)
@@ -98,12 +103,39 @@ def test_a_bad_model_is_rejected_with_the_reason_and_runs_nothing(
 def test_a_bad_dataset_is_rejected_with_the_reason(
     client: Client, sent: dict[str, tuple[dict[str, Any], str]], model: dict[str, Any], name: str
 ) -> None:
-    upload, slug = sent[name]
+    upload, slug = sent[f"datasets/{name}"]
     seen = client.wait(f"/datasets/{upload['id']}", {"ready", "rejected"}, SECONDS)
     assert seen["state"] == "rejected", seen
     assert_says_what_to_know(seen["problem"], slug)
     answer = client.post("/jobs", json={"model": model["id"], "calibration": upload["id"], "recipe": MAGNITUDE})
     assert_refused_because_of(answer, "calibration", seen["problem"])
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_bad_mask_is_rejected_with_the_reason(
+    client: Client, sent: dict[str, tuple[dict[str, Any], str]], model: dict[str, Any], good_data: str, name: str
+) -> None:
+    upload, slug = sent[f"masks/{name}"]
+    seen = client.wait(f"/masks/{upload['id']}", {"ready", "rejected"}, SECONDS)
+    assert seen["state"] == "rejected", seen
+    assert_says_what_to_know(seen["problem"], slug)
+    answer = client.post(
+        "/jobs", json={"model": model["id"], "calibration": good_data, "recipe": MASKED, "masks": upload["id"]}
+    )
+    assert_refused_because_of(answer, "masks", seen["problem"])
+
+
+def test_a_mask_that_does_not_fit_the_model_fails_the_job(
+    client: Client, model: dict[str, Any], good_data: str, tmp_path: Path
+) -> None:
+    save_file({"0.weight": torch.ones(16, 9, dtype=torch.bool)}, tmp_path / "masks.safetensors")
+    upload = client.send_file("masks", tmp_path / "masks.safetensors")
+    ended = client.prune(MASKED, model["id"], good_data, masks=upload["id"])
+    assert ended["state"] == "failed", ended
+    assert_says_what_to_know(ended["error"], "invalid-mask")
+    assert ended["error"]["status"] == 422
+    assert "0.weight" in ended["error"]["detail"]
+    assert (ended["error"]["expected"], ended["error"]["received"]) == (["bool", 16, 8], ["bool", 16, 9])
 
 
 def assert_refused_because_of(answer: httpx.Response, field: str, problem: dict[str, Any]) -> None:
@@ -115,7 +147,9 @@ def assert_refused_because_of(answer: httpx.Response, field: str, problem: dict[
 
 def test_the_reason_names_what_is_wrong(client: Client, sent: dict[str, tuple[dict[str, Any], str]]) -> None:
     def problem(kind: str, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = client.wait(f"/{kind}/{sent[name][0]['id']}", {"rejected"}, SECONDS)["problem"]
+        found: dict[str, Any] = client.wait(f"/{kind}/{sent[f'{kind}/{name}'][0]['id']}", {"rejected"}, SECONDS)[
+            "problem"
+        ]
         return found
 
     assert "no linear or convolution layer" in problem("models", "elementwise.pt2")["detail"]

@@ -19,11 +19,12 @@ from pruning_core import Recipe, prune, read_dataset, read_model, write_model
 from pruning_core.calibration import bind
 from pruning_core.pipeline import finish
 from pruning_core.report import Report
+from pruning_core.verify import verify
 from tests.service.client import Client
 
 ASSETS = Path(os.environ.get("PRUNING_ASSETS", Path(__file__).resolve().parents[3] / "shared" / "assets"))
 WEIGHTS = 89632  # prunable ones of the demo's network
-CHITA_90 = {"select": {"algorithm": "chita", "sparsity": 0.9}}
+CHITA_90 = {"select": {"algorithm": "chita", "sparsity": 0.9, "structure": "block"}}
 
 
 @pytest.fixture(scope="module")
@@ -82,18 +83,54 @@ def test_downloaded_model_is_sparse_exact_and_better_than_magnitude(
         assert not state[name][~mask].any(), "a pruned weight is not zero"
         zeros += int((state[name] == 0).sum())
     assert sum(int((~mask).sum()) for mask in masks.values()) == round(0.9 * WEIGHTS)
-    assert report.pruning.sparsity == pytest.approx(zeros / WEIGHTS)
-    assert report.pruning.pattern_holds
+    (level,), (file,) = report.pruning.levels, report.files
+    assert level.sparsity == pytest.approx(zeros / WEIGHTS)
+    assert level.pattern_holds
     assert report.pruning.data == "validation"
 
     program = torch.export.load(tmp_path / "pruned.pt2").module()
     with np.load(digits / "validation.npz") as held_out:
         right = (program(torch.from_numpy(held_out["x"])).argmax(1).numpy() == held_out["y"]).mean()
-    assert report.pruning.pruned.accuracy == pytest.approx(right, abs=1e-9), "measured, not requested"
-    assert report.pruning.magnitude.accuracy is not None
-    assert right > report.pruning.magnitude.accuracy
-    assert report.file.sha256 == hashlib.sha256((tmp_path / "pruned.pt2").read_bytes()).hexdigest()
-    assert "no speed-up" in report.file.speedup.lower() or "faster" in report.file.speedup.lower()
+    assert level.pruned.accuracy == pytest.approx(right, abs=1e-9), "measured, not requested"
+    assert level.magnitude.accuracy is not None
+    assert right > level.magnitude.accuracy
+    assert file.sha256 == hashlib.sha256((tmp_path / "pruned.pt2").read_bytes()).hexdigest()
+    assert "no speed-up" in file.speedup.lower() or "faster" in file.speedup.lower()
+
+
+def test_a_list_of_sparsities_comes_back_as_models_that_verify_offline(
+    client: Client, digits: Path, uploads: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    recipe = {"select": {"algorithm": "magnitude", "sparsity": [0.5, 0.9]}}
+    ended = client.prune(recipe, uploads["model"]["id"], uploads["calibration"]["id"])
+    assert ended["state"] == "succeeded", ended
+    (tmp_path / "report.json").write_bytes(client.get(ended["links"]["report"]).content)
+    for level in ended["result"]["levels"]:
+        for name, link in level["links"].items():
+            (tmp_path / name).write_bytes(client.get(link).content)
+        assert hashlib.sha256((tmp_path / "model").read_bytes()).hexdigest() == level["sha256"]
+        files = (tmp_path / "model", tmp_path / "report.json")
+        checks = verify(*files, masks=tmp_path / "masks", dense=digits / "digits.pt2")
+        assert all(check.holds for check in checks), checks
+    curve = [level["quality"]["accuracy"] for level in ended["result"]["levels"]]
+    assert curve[0] > curve[1], "the curve falls: a tenth of the weights is too little for magnitude pruning"
+    assert client.get(f"/jobs/{ended['id']}/model").status_code == 400
+
+
+def test_the_masks_of_one_job_are_the_pattern_of_the_next(
+    client: Client, job: dict[str, Any], uploads: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    masks = client.get(f"/jobs/{job['id']}/masks").content
+    (tmp_path / "masks.safetensors").write_bytes(masks)
+    upload = client.send_file("masks", tmp_path / "masks.safetensors")
+    inspected = client.wait(f"/masks/{upload['id']}", {"ready", "rejected"})
+    assert inspected["state"] == "ready", inspected
+    assert inspected["inspection"]["kept"] == WEIGHTS - round(0.9 * WEIGHTS)
+    assert inspected["inspection"]["weights"] == WEIGHTS
+    recipe = {"select": {"algorithm": "magnitude", "pattern": "mask"}}
+    ended = client.prune(recipe, uploads["model"]["id"], uploads["calibration"]["id"], masks=upload["id"])
+    assert ended["state"] == "succeeded", ended
+    assert client.get(f"/jobs/{ended['id']}/masks").content == masks
 
 
 def test_layers_left_out_stay_as_they_were(
