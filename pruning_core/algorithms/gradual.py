@@ -11,6 +11,7 @@ in whatever order; what it shares with other levels is computed once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from itertools import pairwise
 from typing import Annotated
@@ -45,6 +46,8 @@ STAGES = (
 )
 #: Progress: a step of the global step counts like so many layers of a sweep.
 STEP_WEIGHT = 1.5
+#: The global step takes at most so many times the steps that it takes at a density of a tenth.
+MOST_STEPS = 4.0
 #: States of earlier stages are kept while they take less than this.
 KEPT_BYTES = 2**30
 
@@ -84,10 +87,11 @@ class Options(Frozen):
         "that is asked for, where that is less).",
     )
     joint_steps: int = Field(
-        default=40,
+        default=60,
         ge=0,
         le=100_000,
-        description="Steps of the global step at each sparsity that is asked for; 0 leaves it out.",
+        description="Steps of the global step where a tenth of the weights is kept; at other sparsities in proportion "
+        "to 1/density, up to four times as many. 0 leaves it out.",
     )
     joint_batch: int = Field(default=128, ge=1, le=65536, description="Samples of one such step.")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Of the global step.")
@@ -138,7 +142,8 @@ class _Gradual:
         way = stages(pattern, options.stages, options.passes)
         known = max((i + 1 for i, stage in enumerate(way[:-1]) if stage.key in self._states), default=0)
         layers = len(self._targets.sites)
-        self._done, self._total = 0.0, layers * (len(way) - known) + STEP_WEIGHT * options.joint_steps
+        steps = self._joint_steps(pattern)
+        self._done, self._total = 0.0, layers * (len(way) - known) + STEP_WEIGHT * steps
         if known:
             weights, mask = self._states[way[known - 1].key]
         else:
@@ -154,12 +159,13 @@ class _Gradual:
         before, after = (sum(e[i] for e in fitted.errors.values()) / max(1, len(fitted.errors)) for i in (0, 1))
         objective = {"layer_error_start": before, "layer_error_end": after}
         notes = [f"{len(way)} stages, each re-fitted layer by layer to the dense network's activations."]
-        if options.joint_steps:
-            joined = yield from self._join(fitted, weights, mask)
+        if steps:
+            joined = yield from self._join(fitted, weights, mask, steps)
             weights = joined.weights
             objective |= {"joint_start": joined.start, "joint_end": joined.end}
             notes.append(_told(joined))
         used = {**options.model_dump(), "stages": [stage.key for stage in way], "samples": len(self._data)}
+        used["joint_steps"] = steps
         return Selection(mask=mask, weights=weights, objective=objective, options=used, notes=tuple(notes))
 
     def _stage(self, stage: Stage, weights: Tensor, mask: Tensor) -> Generator[Step, None, Saved]:
@@ -179,7 +185,10 @@ class _Gradual:
             self._done += 1
             yield self._step(f"stage {key}", done, total)
 
-    def _join(self, fitted: Fitted, weights: Tensor, mask: Tensor) -> Generator[Step, None, Joined]:
+    def _joint_steps(self, pattern: Pattern) -> int:
+        return math.ceil(self._options.joint_steps * min(MOST_STEPS, 0.1 * pattern.size / max(1, pattern.kept)))
+
+    def _join(self, fitted: Fitted, weights: Tensor, mask: Tensor, steps: int) -> Generator[Step, None, Joined]:
         task, options = self._task, self._options
         if self._losses is None:
             fit = yield from self._loss(self._data)
@@ -190,7 +199,7 @@ class _Gradual:
             fitted.grams,
             weights,
             mask,
-            steps=options.joint_steps,
+            steps=steps,
             momentum=options.momentum,
             seed=task.seed,
         )
@@ -204,7 +213,7 @@ class _Gradual:
             if done > furthest:
                 furthest = done
                 self._done += STEP_WEIGHT
-            yield self._step("global step", done, options.joint_steps)
+            yield self._step("global step", done, steps)
 
     def _loss(self, data: Samples) -> Generator[Step, None, JointMatch]:
         task, options = self._task, self._options
