@@ -22,6 +22,8 @@ RELATIVE_RIDGE = {"block": 0.1, "global": 0.3}
 RIDGE_FACTOR, RIDGES = 10**0.5, 6
 #: The search for a ridge ends where the loss falls by less than this part.
 ENOUGH_BETTER = 1e-3
+#: A structure whose first loss is so many times that of the best before gets no further ridges.
+HOPELESS = 1.2
 #: While ridges are compared, swap rounds are cut to this.
 PROBING_SWAPS = 5
 #: Where the line search along the first-order step begins; it halves or doubles, so often at most. Every one of the
@@ -64,7 +66,8 @@ def choose(
     """Solve with each structure and with several ridges; return what does best on held-out data.
 
     The ridges form a geometric grid around the start; the search goes on in the direction in which the held-out loss
-    falls, and stops where it rises. Candidates are compared with a short swap search; the winner gets the whole one.
+    falls, and stops where it rises. A later structure that begins far behind is left at that. Candidates are compared
+    with a short swap search; the winner gets the whole one.
 
     Args:
         curvatures: The structures to compare.
@@ -88,7 +91,8 @@ def choose(
         else:
             start = (begin or RELATIVE_RIDGE[curvature.name]) * curvature.scale
             most = RIDGES if ridge == "auto" else 1
-        found = yield from scaled(_climb(solve, start, most), i * part, part)
+        hopeless = HOPELESS * best.loss if best is not None else float("inf")
+        found = yield from scaled(_climb(solve, start, most, hopeless), i * part, part)
         tried += solve.tried
         if best is None or found.loss < best.loss:
             best = found
@@ -144,10 +148,13 @@ class _Candidate:
         return Chosen(solved=solved, curvature=self._curvature, loss=loss, step=step, tried=())
 
 
-def _climb(solve: _Candidate, start: float, most: int) -> Generator[Step, None, Chosen]:
-    """Return the best of at most so many ridges start·factor^i, going on while the held-out loss falls."""
+def _climb(solve: _Candidate, start: float, most: int, hopeless: float) -> Generator[Step, None, Chosen]:
+    """Return the best of at most so many ridges start·factor^i, going on while the held-out loss falls.
+
+    Where the first loss is ``hopeless`` or more, no other ridge is tried.
+    """
     best = yield from scaled(solve(start), 0, 1 / most)
-    done = 1
+    done = 1 if best.loss < hopeless else most
     for factor in (1 / RIDGE_FACTOR, RIDGE_FACTOR):
         ridge, moved = best.solved.ridge * factor, False
         while done < most:
