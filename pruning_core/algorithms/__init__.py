@@ -20,6 +20,7 @@ from pruning_core.algorithms import (
     mfac,
     obd,
     obs,
+    snows,
     sparsegpt,
     wanda,
     woodfisher,
@@ -95,7 +96,7 @@ REGISTRY: Mapping[str, Entry] = MappingProxyType(
 )
 
 #: Algorithms for ``refine``; each ``run`` is a `Refiner`.
-REFINERS: Mapping[str, Entry] = MappingProxyType({})
+REFINERS: Mapping[str, Entry] = MappingProxyType({"snows": Entry.of(snows)})
 
 
 def describe() -> dict[str, dict[str, Any]]:

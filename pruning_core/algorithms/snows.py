@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning_core.algorithms.checkpoints import Saved, remember
-from pruning_core.algorithms.snows_window import Chunk, Newton, WindowFit, newton_steps, normal_equations
+from pruning_core.algorithms.snows_window import Chunk, WindowFit, newton_step, normal_equations
 from pruning_core.algorithms.task import PruningTask, Selection, Step
 from pruning_core.curvature.layer_inputs import input_chunks
 from pruning_core.curvature.predict import Samples
@@ -51,7 +51,7 @@ class Options(Frozen):
     positions: int = Field(
         default=65536,
         ge=1,
-        description="About so many places of a convolution are enough for XᵀX; of larger maps a grid of places is taken.",
+        description="About so many places of a convolution are enough for XᵀX: of larger maps a grid is taken.",
     )
     batch: int = Field(default=64, ge=1, le=4096, description="Samples run at a time.")
 
@@ -85,7 +85,6 @@ class Sweep:
         wanted = [site for site in network.sites if site.layer.weight in self._masks]
         self.sites = [site for site in wanted if site.alone]
         self._shared = sorted({site.layer.weight for site in wanted} - {site.layer.weight for site in self.sites})
-        self._first = next((i for i, site in enumerate(wanted) if not bool(self._masks[site.layer.weight].all())), None)
         self._followings = followings(network)
         self.objectives = {"start": 0.0, "end": 0.0}
         self._fit = _Streams(network, task.calibration, options.samples, options, task.seed)
@@ -127,18 +126,27 @@ class Sweep:
         judge = WindowFit(self.task.network, site, window, held)
         flat = mask.reshape(len(mask), -1)
         factors = SupportFactors(normal.H, flat, options.ridge)
-        prior = self.task.network.weights[name].to(normal.B.dtype).reshape(flat.shape) * flat
-        del prior
-        solved = factors.solve(normal.B).view_as(mask).to(begun.dtype)
+        solved = factors.solve(normal.B, begun.reshape(flat.shape)).view_as(mask).to(begun.dtype)
         at_begin, at = judge.objective(begun), judge.objective(solved)
-        weight = solved if at < at_begin else begun
-        best = min(at, at_begin)
-        if len(window.outputs) > 1 and options.newton_steps:
-            newton = Newton(steps=options.newton_steps, cg_steps=options.cg_steps, tolerance=options.tolerance)
-            for weight, best in newton_steps(fit, judge, weight, mask, factors, newton, generator):
-                share = (index + 0.5) / len(self.sites)
-                yield Step(stage="refine", done=index, total=len(self.sites), fraction=share)
-        return Saved(tensors={"weight": weight}, facts={"start": at_begin, "end": best})
+        weight, at = (solved, at) if at < at_begin else (begun, at_begin)
+        for number in range(options.newton_steps if len(window.outputs) > 1 else 0):
+            share = (number + 1) / (options.newton_steps + 1)
+            yield self._step(index, share)
+            step = newton_step(
+                *(fit, judge, weight, mask, factors),
+                at_start=at,
+                cg_steps=options.cg_steps,
+                tolerance=options.tolerance,
+                generator=generator,
+            )
+            if step.length == 0:
+                break
+            weight, at = step.value, step.objective
+        return Saved(tensors={"weight": weight}, facts={"start": at_begin, "end": at})
+
+    def _step(self, index: int, share: float) -> Step:
+        total = len(self.sites)
+        return Step(stage="refine", done=index, total=total, fraction=(index + share) / total)
 
     def _pruned_before(self, site: Site) -> bool:
         """Return whether anything that runs before this site has changed."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from pruning_core.curvature.layer_inputs import GramSum, layer_patches, layer_targets
 from pruning_core.network import Linearised, Network, Site, State, Window
 from pruning_core.solvers import SupportFactors
-from pruning_core.solvers.gauss_newton import backtrack
+from pruning_core.solvers.gauss_newton import Searched, backtrack
 from pruning_core.solvers.newton_cg import newton_cg
 
 
@@ -54,6 +54,11 @@ class WindowFit:
         self._cache_bytes = cache_bytes
         counts = [sum(chunk.targets[k].numel() for chunk in chunks) for k in range(len(window.outputs))]
         self.scales = tuple(1 / max(1, count) for count in counts)
+
+    @property
+    def positions(self) -> int:
+        """Places where the layer is applied, over all samples."""
+        return sum(chunk.targets[0].numel() for chunk in self.chunks) // self.site.layer.shape[0]
 
     def objective(self, weight: Tensor) -> float:
         """Return L at a weight."""
@@ -132,78 +137,51 @@ class LinearisedFit:
             yield self._fit.linearised(chunk, self._weight)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Newton:
-    """How Gauss-Newton steps are taken.
-
-    Args:
-        steps: Newton steps at most.
-        cg_steps: Products in each at most.
-        tolerance: Relative residual at which CG ends.
-        trials: Objectives of a line search at most.
-    """
-
-    steps: int = 1
-    cg_steps: int = 4
-    tolerance: float = 1e-3
-    trials: int = 5
-
-
-def newton_steps(
+def newton_step(
     fit: WindowFit,
     judge: WindowFit,
     weight: Tensor,
     mask: Tensor,
     factors: SupportFactors,
-    newton: Newton,
+    *,
+    at_start: float,
+    cg_steps: int,
+    tolerance: float,
     generator: torch.Generator,
-) -> Iterator[tuple[Tensor, float]]:
-    """Improve one layer's weights on its support by Gauss-Newton steps, each with a line search on other samples.
+) -> Searched:
+    """Take one Gauss-Newton step on one layer's support, with a line search on other samples.
 
-    CG is preconditioned by the layer's Gram on each channel's support times the channel's downstream curvature.
+    CG is preconditioned by the layer's Gram on each channel's support, times the channel's downstream curvature.
 
     Args:
         fit: What to minimise.
         judge: What the line search looks at.
         weight: Where to begin; zero off the mask.
         mask: The support, in the weight's shape.
-        factors: Of H_SS.
-        newton: How.
-        generator: Of the probe.
+        factors: Of H_SS, rows being output channels.
+        at_start: The judge's objective at ``weight``.
+        cg_steps: Products at most.
+        tolerance: Relative residual at which CG ends.
+        generator: Of the probe that estimates the curvature.
 
-    Yields:
-        Weight and the judge's objective, after each step that lowered it; ends where none does.
+    Returns:
+        The new weight and the judge's objective there; the old ones where no step lowers it.
     """
-    at = judge.objective(weight)
-    for _ in range(newton.steps):
-        linear = fit.linearise(weight)
-        curvature = linear.channel_curvature(generator).clamp_min(1e-30)
-        positions = linear_positions(fit)
+    linear = fit.linearise(weight)
+    curvature = linear.channel_curvature(generator).clamp_min(torch.finfo(torch.float32).tiny)
+    scale = curvature.to(weight.dtype)[:, None] * fit.positions
 
-        def precondition(r: Tensor, curvature: Tensor = curvature) -> Tensor:
-            solved = factors.solve(r.reshape(len(r), -1).to(weight.dtype)) / (curvature[:, None] * positions)
-            return solved.view_as(r)
+    def precondition(residual: Tensor) -> Tensor:
+        return (factors.solve(residual.reshape(len(mask), -1)) / scale).view_as(residual)
 
-        right = -linear.gradient * mask
-        found = newton_cg(
-            lambda v: linear.product(v) * mask,  # noqa: B023 - used before the next step
-            right,
-            precondition,
-            steps=newton.cg_steps,
-            tolerance=newton.tolerance,
-        )
-        del linear
-        searched = backtrack(judge.objective, weight, found.value, at_start=at, trials=newton.trials)
-        if searched.length == 0:
-            return
-        weight, at = searched.value, searched.objective
-        yield weight, at
-
-
-def linear_positions(fit: WindowFit) -> int:
-    """Return the number of positions of a layer's output over all chunks of a fit."""
-    channels = fit.site.layer.shape[0]
-    return sum(chunk.targets[0].numel() for chunk in fit.chunks) // channels
+    found = newton_cg(
+        lambda v: linear.product(v) * mask,
+        -linear.gradient * mask,
+        precondition,
+        steps=cg_steps,
+        tolerance=tolerance,
+    )
+    return backtrack(judge.objective, weight, found.value, at_start=at_start)
 
 
 def normal_equations(

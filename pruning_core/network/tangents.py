@@ -155,9 +155,10 @@ def _slope(call: Call, arguments: dict[str, Any], key: str) -> Tensor:
 def _batch_norm_scale(arguments: Mapping[str, Any]) -> Tensor:
     scale: Tensor = torch.rsqrt(arguments["running_var"] + arguments["eps"])
     weight: Tensor | None = arguments.get("weight")
-    scale = scale if weight is None else scale * weight
+    if weight is not None:
+        scale = scale * weight
     dimensions: int = arguments["input"].dim()
-    return scale.reshape([1, -1] + [1] * (dimensions - 2))
+    return scale.view([1, -1] + [1] * (dimensions - 2))
 
 
 def _sum_rule(
@@ -168,7 +169,8 @@ def _sum_rule(
 
     def rule(tangents: Tangents) -> Tensor:
         parts = [tangents[name] * (1 if key == "self" else factor) for key, name in plain.items()]
-        return (parts[0] if len(parts) == 1 else parts[0] + parts[1]).expand(shape).to(dtype)
+        total: Tensor = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        return total.expand(shape).to(dtype)
 
     return rule
 

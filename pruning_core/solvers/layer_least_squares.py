@@ -42,18 +42,20 @@ class SupportFactors:
 
     def __init__(self, H: Tensor, mask: Tensor, ridge: float) -> None:
         self._mask = mask
-        self._batches = list(_factorise(H, mask, ridge))
+        self._epsilon = _epsilon(H, ridge)
+        self._batches = list(_factorise(H, mask, self._epsilon))
 
-    def solve(self, B: Tensor) -> Tensor:
-        """Return W (out, d) with (H_SS + ε·I)·w_S = b_S and w = 0 off S for the rows w, b of W, B."""
+    def solve(self, B: Tensor, prior: Tensor | None = None) -> Tensor:
+        """Return W (out, d) with (H_SS + ε·I)·w_S = b_S + ε·v_S and w = 0 off S for the rows w, b, v of W, B, prior."""
+        B = B if prior is None else B + prior * _owned(self._epsilon, len(B))
         W = torch.zeros_like(B)
         for batch in self._batches:
             _solve(batch, B, W)
         return W.masked_fill_(~self._mask, 0.0)
 
 
-def layer_least_squares(H: Tensor, B: Tensor, mask: Tensor, ridge: float = 1e-4) -> Tensor:
-    """Minimise ½·wᵀ(H + ε·I)w - bᵀw over the weights w of each output channel that vanish off its support.
+def layer_least_squares(H: Tensor, B: Tensor, mask: Tensor, ridge: float = 1e-4, prior: Tensor | None = None) -> Tensor:
+    """Minimise ½·wᵀHw - bᵀw + ½ε·‖w - v‖² over the weights w of each output channel that vanish off its support.
 
     With H = XᵀX/n and B = YᵀX/n that is the least-squares fit of the outputs Y by the inputs X; ε = ridge · mean
     diagonal of H. Costs Σ|S|³/3 multiplications over the different supports.
@@ -63,12 +65,15 @@ def layer_least_squares(H: Tensor, B: Tensor, mask: Tensor, ridge: float = 1e-4)
         B: (out, d).
         mask: (out, d) bool, the supports.
         ridge: Relative ridge.
+        prior: What the ridge pulls to, rows v of (out, d); None: to zero.
 
     Returns:
         W (out, d), exactly zero off the mask.
     """
+    epsilon = _epsilon(H, ridge)
+    B = B if prior is None else B + prior * _owned(epsilon, len(B))
     W = torch.zeros_like(B)
-    for batch in _factorise(H, mask, ridge):
+    for batch in _factorise(H, mask, epsilon):
         _solve(batch, B, W)
     return W.masked_fill_(~mask, 0.0)
 
@@ -83,12 +88,21 @@ def _solve(batch: _Batch, B: Tensor, W: Tensor) -> None:
     W[batch.channels.reshape(-1)] = rows.reshape(-1, W.shape[1])
 
 
-def _factorise(H: Tensor, mask: Tensor, ridge: float) -> Iterator[_Batch]:
+def _epsilon(H: Tensor, ridge: float) -> Tensor:
+    """Return ε for each group."""
+    return ridge * H.diagonal(dim1=-2, dim2=-1).mean(-1).reshape(-1)
+
+
+def _owned(epsilon: Tensor, out: int) -> Tensor:
+    """Return each channel's ε as a column, (out, 1)."""
+    return epsilon.repeat_interleave(out // len(epsilon)).unsqueeze(1)
+
+
+def _factorise(H: Tensor, mask: Tensor, epsilon: Tensor) -> Iterator[_Batch]:
     """Yield batches of factors that cover all channels with a support that is not empty."""
     H = H if H.dim() == 3 else H.unsqueeze(0)
     out = len(mask)
     group = torch.arange(out, device=mask.device) // max(1, out // len(H))
-    epsilon = ridge * H.diagonal(dim1=1, dim2=2).mean(1)
     channels, supports = _shared(mask, len(H) > 1)
     sizes = supports.sum(1)
     for part in _similar(sizes, H.element_size()):
