@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
 class Row:
     """One job."""
 
+    device: str
     network: str
     recipe: str
     weights: int
@@ -152,6 +153,7 @@ def job(name: str, recipe: str, device: torch.device, images: int, small: bool) 
     stages = pruned.report.stages
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else stages[-1].peak_memory_bytes or 0
     return Row(
+        device=device_name(device),
         network=name,
         recipe=recipe,
         weights=sum(mask.numel() for mask in pruned.masks.values()),
@@ -162,10 +164,30 @@ def job(name: str, recipe: str, device: torch.device, images: int, small: bool) 
     )
 
 
-def markdown(rows: list[Row], device: torch.device) -> str:
+def run(
+    seeds: int = 1,
+    *,
+    networks: Sequence[str] = tuple(NETWORKS),
+    recipes: Sequence[str] = tuple(RECIPES),
+    device: str | None = None,
+    images: int = 256,
+    small: bool = False,
+) -> list[Row]:
+    """Run every job once: nothing here depends on the seed."""
+    del seeds
+    there = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    rows = []
+    for name in networks:
+        for recipe in recipes:
+            rows.append(job(name, recipe, there, images, small))
+            print(rows[-1], flush=True)
+    return rows
+
+
+def markdown(rows: Sequence[Row]) -> str:
     """Return the table."""
     lines = [
-        f"### Large networks, {device_name(device)}",
+        f"On {rows[0].device}.",
         "",
         "| network | recipe | prunable weights | images | wall s | peak memory MB | stages (s) |",
         "|---|---|---|---|---|---|---|",
@@ -182,17 +204,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=sorted(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--recipes", nargs="+", choices=sorted(RECIPES), default=list(RECIPES))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--small", action="store_true", help="small widths, 64×64 images: for a CPU")
     arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    rows = []
-    for name in arguments.networks:
-        for recipe in arguments.recipes:
-            rows.append(job(name, recipe, device, arguments.images, arguments.small))
-            print(markdown(rows[-1:], device).splitlines()[-1], flush=True)
-    print(markdown(rows, device))
+    print(markdown(run(**vars(arguments))))
 
 
 if __name__ == "__main__":
