@@ -22,6 +22,8 @@ from pruning_core.solvers import Scorer, counts_left, remove_cheapest, staged_re
 
 #: What 'auto' tries, as multiples of the Fisher's mean diagonal.
 GRID = (1e-2, 1e-1, 1.0)
+#: The rule's multiple, chosen on held-out data of MLPNet and ResNet20 with exact OBS.
+RELATIVE = 0.03
 
 Update = Literal["auto", "joint", "sum", "none"]
 
@@ -31,7 +33,7 @@ class SurgeonOptions(GradientOptions):
 
     ridge: float | Literal["auto"] | None = Field(
         default=None,
-        description="λ, added to the Fisher's diagonal before it is inverted (the papers' damp), > 0. null: a tenth of "
+        description="λ, added to the Fisher's diagonal before it is inverted (the papers' damp), > 0. null: 0.03 of "
         "the Fisher's mean diagonal, so that it follows batch_size and the scale of the loss. 'auto': the best on "
         "held-out calibration data of 0.01, 0.1 and 1 times the mean diagonal. The report states the value used.",
         json_schema_extra={"exclusiveMinimum": 0},
@@ -45,7 +47,7 @@ class JointOptions(SurgeonOptions):
         default="auto",
         description="λ, added to the Fisher's diagonal before it is inverted, > 0 (the papers' damp; published: 1e-5). "
         "'auto': the best on held-out calibration data of 0.01, 0.1 and 1 times the Fisher's mean diagonal, so that it "
-        "follows batch_size and the scale of the loss. null: 0.1 times. The report states the value used.",
+        "follows batch_size and the scale of the loss. null: 0.03 times. The report states the value used.",
         json_schema_extra={"exclusiveMinimum": 0},
     )
     stages: int = Field(
@@ -94,7 +96,7 @@ def ridges(asked: float | str | None, mean: float) -> tuple[float, ...]:
     mean = mean or 1.0
     if asked == "auto":
         return tuple(part * mean for part in GRID)
-    return (0.1 * mean if asked is None else float(asked),)
+    return (RELATIVE * mean if asked is None else float(asked),)
 
 
 def joint_selector(
