@@ -27,13 +27,15 @@ ROWS = 1000
 class Problem:
     """A network, how its gradients are drawn, and what it is tested on.
 
-    ``calibration(seed)`` has exactly ``ROWS`` x ``batch_size`` samples. ``ridges`` are the tables' λ by column.
+    ``calibration(seed)`` has exactly ``ROWS`` x ``batch_size`` samples. ``parts(seed, count)`` are so many samples to
+    fit on, and others (of other train images) held out for choices. ``ridges`` are the tables' λ by column.
     """
 
     name: str
     network: Network
     layers: tuple[str, ...]
     calibration: Callable[[int], Dataset]
+    parts: Callable[[int, int], tuple[Dataset, Dataset]]
     test: Dataset
     batch_size: int
     ridges: dict[str, float]
@@ -65,11 +67,17 @@ def mlpnet() -> Problem:
     def calibration(seed: int) -> Dataset:
         return train.subset(torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:ROWS])
 
+    def parts(seed: int, count: int) -> tuple[Dataset, Dataset]:
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+        held_out = min(2000, max(250, count // 4))
+        return train.subset(order[held_out : held_out + count]), train.subset(order[:held_out])
+
     return Problem(
         name="MLPNet",
         network=network,
         layers=tuple(layer.name for layer in network.layers),
         calibration=calibration,
+        parts=parts,
         test=data("mnist_test"),
         batch_size=1,
         ridges={"BSO": 1e-4, "LS": 1e-3, "CHITA": 1e-2},
@@ -93,11 +101,21 @@ def resnet20() -> Problem:
         part = train.subset(index)
         return Dataset(inputs=(_crop_and_flip(part.inputs[0], generator),), labels=part.labels)
 
+    def parts(seed: int, count: int) -> tuple[Dataset, Dataset]:
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(train), generator=generator)
+        held_out = len(train) // 5
+        index = order[held_out:][torch.randint(len(train) - held_out, (count,), generator=generator)]
+        part = train.subset(index)
+        fit = Dataset(inputs=(_crop_and_flip(part.inputs[0], generator),), labels=part.labels)
+        return fit, train.subset(order[:held_out])
+
     return Problem(
         name="ResNet20",
         network=network,
         layers=tuple(layer.name for layer in network.layers if "downsample" not in layer.name),
         calibration=calibration,
+        parts=parts,
         test=data("cifar10_test"),
         batch_size=batch,
         ridges={"BSO": 3e-4, "LS": 3e-4, "CHITA": 3e-4},

@@ -18,3 +18,28 @@ AUTHORS = {
         0.9: {"MP": (11.9,), "BSO": (19.7, 0.8, 0.21884), "LS": (10.1, 0.8, 0.17961), "CHITA": (11.0, 20.0, 0.18315)},
     },
 }
+
+#: Multi-stage runs of the authors' code: network -> sparsity -> column -> accuracy %.
+MULTI_STAGE = {
+    "MLPNet": {
+        0.5: {"LS++": 96.08, "CHITA++": 95.38},
+        0.7: {"LS++": 96.07, "CHITA++": 95.29},
+        0.8: {"LS++": 95.90},
+        0.9: {"LS++": 95.81, "CHITA++": 94.97},
+        0.95: {"LS++": 95.34, "CHITA++": 93.92},
+        0.98: {"LS++": 88.76, "CHITA++": 90.25},
+    },
+    "ResNet20": {0.7: {"BSO, 8 stages": 85.7}, 0.9: {"BSO, 8 stages": 53.6}},
+}
+
+#: What is to be reached: network -> kind -> sparsity -> accuracy %, mean of three seeds (ALGORITHMS.md, section 2).
+BARS = {
+    "MLPNet": {
+        "one shot": {0.9: 92.3, 0.95: 88.0, 0.98: 50.0},
+        "multi-stage": {0.9: 95.81, 0.95: 95.5, 0.98: 92.0},
+    },
+    "ResNet20": {
+        "one shot": {0.5: 90.7, 0.6: 88.4, 0.7: 80.0, 0.8: 70.0, 0.9: 19.7},
+        "multi-stage": {0.7: 85.7, 0.9: 53.6},
+    },
+}
