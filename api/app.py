@@ -9,7 +9,7 @@ import anyio
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from api import algorithms, artifacts, health, jobs, openapi, problems, uploads
+from api import algorithms, artifacts, health, jobs, openapi, plans, problems, uploads
 from api.guard import Guard, Linger, PlainPaths
 from api.services import Context
 from api.settings import ApiSettings
@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
     )
     routers = (
         *uploads.routers(),
-        *(jobs.router, artifacts.router, algorithms.router, health.router, openapi.router),
+        *(plans.router, jobs.router, artifacts.router, algorithms.router, health.router, openapi.router),
     )
     for router in routers:
         app.include_router(router)

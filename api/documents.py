@@ -14,8 +14,8 @@ from jobs.submission import MAX_LABELS
 T = TypeVar("T")
 Document = dict[str, Any]
 
-_RECIPE: dict[str, Any] = {"select": {"algorithm": "chita", "sparsity": 0.9}}
-_MODEL, _DATASET = "mdl_01JD3Z8Q9W3V6Y6T0B1C2D3E4F", "dst_01JD3Z9XB3M8R6N0QSWJ5T7K2P"
+RECIPE_EXAMPLE: dict[str, Any] = {"select": {"algorithm": "chita", "sparsity": 0.9}}
+MODEL_EXAMPLE, DATASET_EXAMPLE = "mdl_01JD3Z8Q9W3V6Y6T0B1C2D3E4F", "dst_01JD3Z9XB3M8R6N0QSWJ5T7K2P"
 _JOB = "job_01JD3ZAF2T9C4H7V8E6G0Y1X5M"
 
 LabelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
@@ -42,7 +42,7 @@ class Upload(Answer):
         json_schema_extra={
             "examples": [
                 {
-                    "id": _MODEL,
+                    "id": MODEL_EXAMPLE,
                     "state": "ready",
                     "filename": "resnet20.pt2",
                     "size": 1163264,
@@ -50,7 +50,7 @@ class Upload(Answer):
                     "created_at": "2026-11-21T10:15:00.000Z",
                     "problem": None,
                     "inspection": {"format": "pt2", "parameters": 272474},
-                    "links": {"self": f"/models/{_MODEL}"},
+                    "links": {"self": f"/models/{MODEL_EXAMPLE}"},
                 }
             ]
         }
@@ -79,12 +79,12 @@ class JobRequest(BaseModel):
         strict=True,
         json_schema_extra={
             "examples": [
-                {"model": _MODEL, "calibration": _DATASET, "recipe": _RECIPE},
+                {"model": MODEL_EXAMPLE, "calibration": DATASET_EXAMPLE, "recipe": RECIPE_EXAMPLE},
                 {
-                    "model": _MODEL,
-                    "calibration": _DATASET,
+                    "model": MODEL_EXAMPLE,
+                    "calibration": DATASET_EXAMPLE,
                     "validation": "dst_01JD3ZB6P4W2K9S1D8F3N7R5QH",
-                    "recipe": {"select": {**_RECIPE["select"], "layers": {"exclude": ["fc*"]}}, "seed": 7},
+                    "recipe": {"select": {**RECIPE_EXAMPLE["select"], "layers": {"exclude": ["fc*"]}}, "seed": 7},
                     "labels": {"team": "vision"},
                 },
             ]
@@ -133,11 +133,11 @@ class Job(Answer):
                     "created_at": "2026-11-21T10:16:00.000Z",
                     "started_at": "2026-11-21T10:16:00.350Z",
                     "ended_at": None,
-                    "model": _MODEL,
-                    "calibration": _DATASET,
+                    "model": MODEL_EXAMPLE,
+                    "calibration": DATASET_EXAMPLE,
                     "validation": None,
                     "masks": None,
-                    "recipe": _RECIPE,
+                    "recipe": RECIPE_EXAMPLE,
                     "labels": {},
                     "error": None,
                     "result": None,

@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse
 
 from api.docs_page import page
 from api.documents import Job, JobRequest, Upload
+from api.plans import PlanRequest
 from api.problems import MEDIA_TYPE, SCHEMA
 from api.recipe_schema import recipe_schema
 from pruning_core.report import Report
@@ -79,7 +80,9 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     for answer in (Upload, Job):
         _add(schemas, answer.__name__, answer.model_json_schema(mode="serialization"))
     _add(schemas, "JobRequest", JobRequest.model_json_schema())
-    schemas["JobRequest"]["properties"]["recipe"] = {"$ref": _REF.format(model="Recipe")}
+    _add(schemas, "PlanRequest", PlanRequest.model_json_schema())
+    for request in ("JobRequest", "PlanRequest"):
+        schemas[request]["properties"]["recipe"] = {"$ref": _REF.format(model="Recipe")}
     for operations in document["paths"].values():
         for operation in operations.values():
             invalid = operation["responses"].get("422", {}).get("content", {})

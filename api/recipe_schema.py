@@ -112,6 +112,6 @@ def _with_options(common: Document, name: str, entry: Document, definitions: Doc
         "type": "object",
         "properties": properties,
         "required": [*common["required"], *options.get("required", ())],
-        "allOf": common.get("allOf", []),
+        **({"allOf": common["allOf"]} if "allOf" in common else {}),
         "additionalProperties": False,
     }

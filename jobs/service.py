@@ -151,6 +151,22 @@ class Service:
         uploads = {"model": model, "calibration": calibration, "validation": validation, "masks": masks}
         return self._submissions.create(uploads, recipe, labels or {}, idempotency_key)
 
+    def plan(
+        self, model: str, recipe: Any, *, calibration: str | None = None, masks: str | None = None
+    ) -> dict[str, Any]:
+        """Say what a job would do: recipe with defaults, layers, counts, a rough estimate. Nothing is queued.
+
+        Raises:
+            NotFound: An upload does not exist.
+            NotReady: The model is still being inspected.
+            RejectedUpload: An upload was found unusable.
+            RecipeError: The recipe cannot be used.
+            NothingToPrune: No layer takes part.
+            MaskError: The mask does not fit the model.
+        """
+        uploads = {"model": model, "calibration": calibration, "masks": masks}
+        return self._submissions.plan(uploads, recipe)
+
     def announce(self, item: str) -> None:
         """Note a new item in Redis and hint the workers; if Redis is down, the reconciler does it later."""
         try:

@@ -10,9 +10,10 @@ from typing import Any
 
 from jobs import layout
 from jobs.clock import Down
-from jobs.errors import Conflict, NotFound, RejectedUpload, Unavailable
+from jobs.errors import Conflict, NotFound, NotReady, RejectedUpload, Unavailable
 from jobs.ids import is_id, new_id
 from jobs.ledger import Item, Ledger
+from jobs.plans import plan
 from jobs.records import JobView, now
 from jobs.states import first
 from jobs.uploads import OPTIONAL, USES
@@ -79,12 +80,33 @@ class Submissions:
             self._announce(job)
         return view, False
 
+    def plan(self, uploads: dict[str, str | None], recipe: Any) -> dict[str, Any]:
+        """Say what such a job would do; see `jobs.service.Service.plan`."""
+        parsed = Recipe.parse(recipe)
+        found = self._uploads(parsed, uploads, OPTIONAL | {"calibration"})
+        model = found["model"]
+        if model.outcome is None:
+            raise NotReady(
+                "The model is still being inspected.",
+                expected="ready",
+                received="inspecting",
+                advice="Poll the model until it is ready.",
+            )
+        ready = {field: item.outcome.get("result") for field, item in found.items() if item.outcome is not None}
+        return plan(parsed, ready["model"] or {}, ready.get("calibration"), ready.get("masks"))
+
     def _checked(self, body: dict[str, Any]) -> dict[str, Any]:
         recipe = Recipe.parse(body["recipe"])
+        self._uploads(recipe, body, OPTIONAL)
+        return {**body, "normalised": recipe.model_dump(mode="json")}
+
+    def _uploads(self, recipe: Recipe, body: dict[str, Any], optional: frozenset[str]) -> dict[str, Item]:
+        """Return the uploads that are named, by field; all are there, and none is known to be unusable."""
         _check_masks(recipe, body.get("masks"))
+        items = {}
         for field, kind in USES.items():
             upload = body.get(field)
-            if upload is None and field in OPTIONAL:
+            if upload is None and field in optional:
                 continue
             wanted = str(upload)
             found = self._ledger.read(wanted) if is_id(kind, wanted) else None
@@ -98,7 +120,8 @@ class Submissions:
                 )
             if found.outcome is not None and found.outcome["state"] == "rejected":
                 raise rejection(field, wanted, found.outcome.get("problem"))
-        return {**body, "normalised": recipe.model_dump(mode="json")}
+            items[field] = found
+        return items
 
     def _record(self, job: str, checked: dict[str, Any]) -> JobView:
         request = {"id": job, "kind": "job", "created_at": now(), **checked}

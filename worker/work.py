@@ -48,6 +48,7 @@ def inspect_model(folder: Path, _arguments: dict[str, Any], _report: Callable[[P
         "layers": [
             {
                 "name": layer.name,
+                "weight": layer.weight,
                 "kind": layer.kind,
                 "shape": list(layer.shape),
                 "weights": network.weights[layer.weight].numel(),

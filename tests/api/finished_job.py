@@ -9,6 +9,7 @@ import httpx
 
 from jobs import layout
 from jobs.service import Service
+from jobs.states import Event
 from tests.api.live_api import zip_bytes
 
 RECIPE = {"select": {"algorithm": "magnitude", "sparsity": 0.5}}
@@ -43,12 +44,21 @@ def finish(service: Service, job: str, report: Path, levels: dict[float, dict[st
     service.clock.release(job, token)
 
 
+def accept(service: Service, upload: str, inspection: dict[str, Any]) -> None:
+    """Publish what an inspection found."""
+    _publish(service, upload, "succeed", result=inspection)
+
+
 def reject(service: Service, upload: str, problem: dict[str, Any]) -> None:
     """Publish that an upload was found unusable, as an inspection does."""
+    _publish(service, upload, "fail", problem=problem)
+
+
+def _publish(service: Service, upload: str, event: Event, **found: dict[str, Any]) -> None:
     token = service.clock.claim(upload)
     assert token is not None
     item = service.ledger.resolve(upload, token)
     assert item is not None
     attempt = service.ledger.begin(item, token, "test")
-    assert service.ledger.publish(item, token, "fail", attempt=attempt, problem=problem)
+    assert service.ledger.publish(item, token, event, attempt=attempt, **found)
     service.clock.release(upload, token)

@@ -46,7 +46,7 @@ def test_every_call_of_the_contract_is_described(document: dict[str, Any]) -> No
     }
     others = {("post", "/jobs"), ("get", "/jobs"), ("get", "/jobs/{id}"), ("post", "/jobs/{id}/cancel")}
     others |= {("get", f"/jobs/{{id}}/{name}") for name in ("model", "masks", "report")}
-    others |= {("get", "/algorithms"), ("get", "/healthz"), ("get", "/readyz")}
+    others |= {("post", "/plans"), ("get", "/algorithms"), ("get", "/healthz"), ("get", "/readyz")}
     assert described == uploads | others
 
 
@@ -129,6 +129,10 @@ def test_the_catalogue_is_shown(http: httpx.Client) -> None:
         {"select": {"algorithm": "magnitude", "sparsity": 0.5}, "refine": None},
         {"select": {"algorithm": "magnitude", "sparsity": 0.5}, "refine": {"algorithm": "magnitude"}},
         {"select": {"algorithm": "magnitude"}},
+        {"refine": {"algorithm": "snows"}},
+        {"refine": {"algorithm": "snows", "window": -1}},
+        {"refine": {"algorithm": "snows"}, "select": {"algorithm": "wanda", "pattern": "2:4"}},
+        {"select": {"algorithm": "snows", "sparsity": 0.5}},
         {"select": {"algorithm": "magnitude", "sparsity": None}},
         {"select": None},
         {"select": {"algorithm": "chita", "sparsity": [0.5, 0.9]}},

@@ -76,9 +76,9 @@ def test_inspect_model(work: Path) -> None:
     assert result.value["format"] == "pt2"
     assert result.value["parameters"] == sum(p.numel() for p in Small().parameters())
     assert result.value["layers"] == [
-        {"name": "body.0", "kind": "conv", "shape": [8, 1, 3, 3], "weights": 72},
-        {"name": "body.3", "kind": "conv", "shape": [8, 8, 3, 3], "weights": 576},
-        {"name": "head", "kind": "linear", "shape": [4, 288], "weights": 1152},
+        {"name": "body.0", "weight": "body.0.weight", "kind": "conv", "shape": [8, 1, 3, 3], "weights": 72},
+        {"name": "body.3", "weight": "body.3.weight", "kind": "conv", "shape": [8, 8, 3, 3], "weights": 576},
+        {"name": "head", "weight": "head.weight", "kind": "linear", "shape": [4, 288], "weights": 1152},
     ]
     assert result.value["unprunable"] == {}
     assert result.value["inputs"] == [{"name": "x", "dtype": "float32", "shape": [None, 1, 6, 6]}]
