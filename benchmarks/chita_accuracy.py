@@ -63,7 +63,9 @@ METHODS: Mapping[str, Mapping[str, Method]] = {
     },
     "ResNet20": {
         "one shot": Method(
-            options={"samples": 1000, "batch_size": 16}, samples=16_000, sparsities=(0.5, 0.6, 0.7, 0.8, 0.9)
+            options={"samples": 1000, "batch_size": 16, "structure": "block", "swaps": 10},
+            samples=16_000,
+            sparsities=(0.8, 0.9, 0.7, 0.6, 0.5),
         ),
         "multi-stage BSO": Method(
             options={"stages": 8, "samples": 250, "batch_size": 16, "structure": "block", "swaps": 5},
@@ -176,7 +178,7 @@ def markdown(rows: Sequence[Row]) -> str:
             "|---|---|---|---|---|---|---|---|---|---|",
         ]
         for method in methods:
-            for sparsity in methods[method].sparsities:
+            for sparsity in sorted(methods[method].sparsities):
                 found = [row for row in mine if (row.method, row.sparsity) == (method, sparsity)]
                 if found:
                     lines.append(_line(network, method, sparsity, found))
