@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -35,6 +36,13 @@ LARGEST = 50_000
 class Options(SurgeonOptions):
     """Options of CBS."""
 
+    ridge: float | Literal["auto"] | None = Field(
+        default=None,
+        description="λ, added to the Fisher's diagonal before it is inverted, > 0. null: 0.03 times the Fisher's mean "
+        "diagonal. 'auto': the best on held-out calibration data of 0.01, 0.1 and 1 times it. The report states the "
+        "value used.",
+        json_schema_extra={"exclusiveMinimum": 0},
+    )
     stages: int = Field(
         default=16,
         ge=1,

@@ -32,10 +32,10 @@ class SurgeonOptions(GradientOptions):
     """What every method of this family can be told."""
 
     ridge: float | Literal["auto"] | None = Field(
-        default=None,
-        description="λ, added to the Fisher's diagonal before it is inverted (the papers' damp), > 0. null: 0.03 of "
-        "the Fisher's mean diagonal, so that it follows batch_size and the scale of the loss. 'auto': the best on "
-        "held-out calibration data of 0.01, 0.1 and 1 times the mean diagonal. The report states the value used.",
+        default="auto",
+        description="λ, added to the Fisher's diagonal before it is inverted, > 0 (the papers' damp; published: 1e-5). "
+        "'auto': the best on held-out calibration data of 0.01, 0.1 and 1 times the Fisher's mean diagonal, so that it "
+        "follows batch_size and the scale of the loss. null: 0.03 times. The report states the value used.",
         json_schema_extra={"exclusiveMinimum": 0},
     )
 
@@ -43,13 +43,6 @@ class SurgeonOptions(GradientOptions):
 class JointOptions(SurgeonOptions):
     """What methods that remove many weights at once can be told."""
 
-    ridge: float | Literal["auto"] | None = Field(
-        default="auto",
-        description="λ, added to the Fisher's diagonal before it is inverted, > 0 (the papers' damp; published: 1e-5). "
-        "'auto': the best on held-out calibration data of 0.01, 0.1 and 1 times the Fisher's mean diagonal, so that it "
-        "follows batch_size and the scale of the loss. null: 0.03 times. The report states the value used.",
-        json_schema_extra={"exclusiveMinimum": 0},
-    )
     stages: int = Field(
         default=1,
         ge=1,
