@@ -130,7 +130,7 @@ class _Gradual:
 
     def __init__(self, task: PruningTask, options: Options, data: Samples, targets: DenseTargets) -> None:
         self._task, self._options, self._data, self._targets = task, options, data, targets
-        self._states: dict[str, tuple[Tensor, Tensor]] = {}
+        self._states: dict[Stage, tuple[Tensor, Tensor]] = {}
         self._losses: tuple[JointMatch, JointMatch] | None = None
         self._done = self._total = 0.0
 
@@ -140,22 +140,22 @@ class _Gradual:
         if pattern.kept == pattern.size:
             return Selection(mask=torch.ones_like(task.weights, dtype=torch.bool), options=options.model_dump())
         way = stages(pattern, options.stages, options.passes)
-        known = max((i + 1 for i, stage in enumerate(way[:-1]) if stage.key in self._states), default=0)
+        known = max((i + 1 for i, stage in enumerate(way[:-1]) if stage in self._states), default=0)
         layers = len(self._targets.sites)
         steps = self._joint_steps(pattern)
         self._done, self._total = 0.0, layers * (len(way) - known) + STEP_WEIGHT * steps
         if known:
-            weights, mask = self._states[way[known - 1].key]
+            weights, mask = self._states[way[known - 1]]
         else:
             weights, mask = task.weights, torch.ones_like(task.weights, dtype=torch.bool)
         for stage in way[known:-1]:
             saved = yield from remember(task.checkpoints, f"gradual/{stage.key}", self._stage(stage, weights, mask))
             weights, mask = (saved.tensors[name].to(task.weights.device) for name in ("weights", "mask"))
-            self._keep(stage.key, weights, mask)
+            self._keep(stage, weights, mask)
         mask = nested(pattern, weights, mask, task.layout, options.floor)
         fitted = yield from self._sweep(way[-1].key, weights, mask)
         weights = task.layout.flatten(fitted.weights) * mask
-        self._keep(way[-1].key, weights, mask)
+        self._keep(way[-1], weights, mask)
         before, after = (sum(e[i] for e in fitted.errors.values()) / max(1, len(fitted.errors)) for i in (0, 1))
         objective = {"layer_error_start": before, "layer_error_end": after}
         notes = [f"{len(way)} stages, each re-fitted layer by layer to the dense network's activations."]
@@ -227,9 +227,11 @@ class _Gradual:
     def _step(self, stage: str, done: int, total: int) -> Step:
         return Step(stage=stage, done=done, total=total, fraction=min(1.0, self._done / max(1.0, self._total)))
 
-    def _keep(self, key: str, weights: Tensor, mask: Tensor) -> None:
-        """Keep a stage's result; let the oldest ones go where all together take too much."""
-        self._states[key] = (weights, mask)
+    def _keep(self, stage: Stage, weights: Tensor, mask: Tensor) -> None:
+        """Keep a stage's result for other levels; let the oldest ones go where all together take too much."""
+        if not stage.shared:
+            return
+        self._states[stage] = (weights, mask)
         each = weights.numel() * (weights.element_size() + 1)
         while len(self._states) > max(2, KEPT_BYTES // max(1, each)):
             del self._states[next(iter(self._states))]

@@ -15,10 +15,11 @@ from pruning_core.patterns import Block, NofM, Pattern, Unstructured, kept_count
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: the pattern to reach, and a name that is the same for every level that passes through it."""
+    """One stage: a name, the pattern to reach, and whether sparser levels pass through it too."""
 
     key: str
     pattern: Pattern
+    shared: bool = True
 
 
 def stages(pattern: Pattern, sparsities: Sequence[float], passes: int) -> tuple[Stage, ...]:
@@ -46,8 +47,8 @@ def stages(pattern: Pattern, sparsities: Sequence[float], passes: int) -> tuple[
                 return (*before, Stage(f"{sparsity:g}", pattern))
             if all(more >= less for more, less in zip(counts, pattern.counts, strict=True)):
                 before.append(Stage(f"{sparsity:g}", replace(pattern, counts=counts)))
-        return (*before, Stage(f"kept-{pattern.kept}", pattern))
-    return (Stage("mask", pattern),)
+        return (*before, Stage(f"kept-{pattern.kept}", pattern, shared=False))
+    return (Stage("mask", pattern, shared=False),)
 
 
 def nested(pattern: Pattern, weights: Tensor, mask: Tensor, layout: Layout, floor: float) -> Tensor:

@@ -96,22 +96,22 @@ class DenseTargets:
         Raises:
             LimitExceeded: The activations do not fit into memory.
         """
-        needed = 0
         for number, chunk in enumerate(self.chunks):
             grids: dict[int, Grid] = {}
             values: dict[int, Tensor] = {}
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + number)
+            live = _bytes(chunk)
             with torch.no_grad():
                 state = self.network.begin(chunk)
                 for site in self.sites:
                     state, _ = self.network.advance(state, site.node)
+                    live = max(live, _bytes(state.values.values()))
                     values[site.node], grids[site.node] = self._at(site, state, generator, len(chunk[0]))
             self._values.append(values)
             self._grids.append(grids)
             if number == 0:
-                live = max(_bytes(state.values.values()), _bytes(chunk))
-                needed = len(self.chunks) * (_bytes(values.values()) + 2 * live)
-                self._check_memory(needed)
+                # Beside the targets every chunk's run is held where the sweep is, and one chunk's next step.
+                self._check_memory(len(self.chunks) * (_bytes(values.values()) + live) + live)
             yield number + 1
 
     def following(self, site: Site) -> Following:

@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
+from torch.func import jvp
 
 from pruning_core.curvature.layer_inputs import input_chunks
 from pruning_core.curvature.layout import Layout
@@ -34,7 +34,7 @@ class JointMatch:
         data: The samples.
         layout: Where w, (p,), goes.
         blocks: Names of the values to match.
-        batch: Samples in a chunk; a network with a fixed batch size takes its own.
+        batch: Samples in a chunk; of a network with a fixed batch size as many batches as fit, at least one.
         output_weight: ω.
     """
 
@@ -49,10 +49,12 @@ class JointMatch:
         output_weight: float,
     ) -> None:
         self._network, self._layout, self._blocks = network, layout, tuple(blocks)
-        self._chunks = list(input_chunks(network, data, batch))
+        self._parts = list(input_chunks(network, data, batch))
         self._output_weight = output_weight
         self._dense: list[Values] | None = None
         self._scales: tuple[float, ...] = ()
+        each = max(1, batch // len(self._parts[0][0]))
+        self._chunks = [range(i, min(i + each, len(self._parts))) for i in range(0, len(self._parts), each)]
 
     def __len__(self) -> int:
         """Return the number of chunks."""
@@ -60,7 +62,7 @@ class JointMatch:
 
     def size(self, chunk: int) -> int:
         """Return the samples of a chunk."""
-        return len(self._chunks[chunk][0])
+        return sum(len(self._parts[part][0]) for part in self._chunks[chunk])
 
     def prepare(self) -> Generator[int, None, None]:
         """Run the dense network once for the scales, and keep its activations where they fit; yields chunks done."""
@@ -68,19 +70,21 @@ class JointMatch:
         kept: list[Values] | None = []
         total = total_square = 0.0
         count = samples = 0
-        for number in range(len(self)):
-            with torch.no_grad():
-                values = self._values({}, number)
-            for i, value in enumerate(values[:-1]):
-                squares[i] += float(value.double().square().sum())
-            output = values[-1].double()
-            total, total_square = total + float(output.sum()), total_square + float(output.square().sum())
-            count, samples = count + output.numel(), samples + self.size(number)
-            if number == 0 and self._too_large(values):
-                kept = None
-            if kept is not None:
-                kept.append(values)
-            yield number + 1
+        for chunk in range(len(self)):
+            for part in self._chunks[chunk]:
+                with torch.no_grad():
+                    values = self._values({}, part)
+                for i, value in enumerate(values[:-1]):
+                    squares[i] += float(value.double().square().sum())
+                output = values[-1].double()
+                total, total_square = total + float(output.sum()), total_square + float(output.square().sum())
+                count += output.numel()
+                if part == 0 and self._too_large(values):
+                    kept = None
+                if kept is not None:
+                    kept.append(values)
+            samples += self.size(chunk)
+            yield chunk + 1
         variance = total_square - total * total / max(1, count)
         blocks = max(1, len(self._blocks))
         self._scales = (
@@ -91,79 +95,83 @@ class JointMatch:
 
     def value(self, w: Tensor, chunk: int) -> float:
         """Return ½·‖r‖² per sample of a chunk."""
+        weights = self._layout.split(w)
         with torch.no_grad():
-            return self._half_square(self._residual(self._layout.split(w), chunk, self._targets(chunk)), chunk)
+            squares = [_square(self._residual(weights, part, self._targets(part))) for part in self._chunks[chunk]]
+        return sum(squares) / (2 * self.size(chunk))
 
     def gradient(self, w: Tensor, chunk: int) -> tuple[float, Tensor]:
         """Return the value and its gradient Jᵀr per sample, (p,)."""
-        leaves = {name: part.detach().requires_grad_() for name, part in self._layout.split(w).items()}
-        residual = self._residual(leaves, chunk, self._targets(chunk))
-        loss = sum((r.square().sum() for r in residual), torch.zeros((), device=w.device)) / (2 * self.size(chunk))
-        parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        return float(loss.detach()), self._flat(dict(zip(leaves, parts, strict=True)), w)
+        total, gradient = 0.0, torch.zeros_like(w)
+        for part in self._chunks[chunk]:
+            with torch.enable_grad():
+                leaves, residual = self._tracked(w, part)
+                loss = sum((r.square().sum() for r in residual), torch.zeros((), device=w.device)) / 2
+            gradient += self._pulled(loss, leaves, w)
+            total += float(loss.detach())
+        return total / self.size(chunk), gradient / self.size(chunk)
 
     def transposed(self, w: Tensor, chunk: int, generator: torch.Generator) -> Tensor:
         """Return Jᵀu / √samples for random signs u, (p,): its squares have the Gauss-Newton diagonal as their mean."""
-        targets = self._targets(chunk)
-        leaves = {name: part.detach().requires_grad_() for name, part in self._layout.split(w).items()}
-        residual = self._residual(leaves, chunk, targets)
-        signs = [torch.randint(0, 2, r.shape, generator=generator).mul_(2).sub_(1).to(r) for r in residual]
-        mixed = sum(((r * u).sum() for r, u in zip(residual, signs, strict=True)), torch.zeros((), device=w.device))
-        parts = torch.autograd.grad(mixed, list(leaves.values()), allow_unused=True)
-        return self._flat(dict(zip(leaves, parts, strict=True)), w) / math.sqrt(self.size(chunk))
+        pulled = torch.zeros_like(w)
+        for part in self._chunks[chunk]:
+            with torch.enable_grad():
+                leaves, residual = self._tracked(w, part)
+                signs = [torch.randint(0, 2, r.shape, generator=generator).mul_(2).sub_(1).to(r) for r in residual]
+                mixed = [(r * u).sum() for r, u in zip(residual, signs, strict=True)]
+                pulled += self._pulled(sum(mixed, torch.zeros((), device=w.device)), leaves, w)
+        return pulled / math.sqrt(self.size(chunk))
 
     def curvature(self, w: Tensor, d: Tensor, chunk: int) -> float:
         """Return dᵀGd = ‖J·d‖² per sample, G the Gauss-Newton matrix."""
-        return 2 * self._half_square(self._forward(w, d, chunk), chunk)
+        return sum(_square(self._pushed(w, d, part)) for part in self._chunks[chunk]) / self.size(chunk)
 
-    def product(self, w: Tensor, d: Tensor, chunk: int) -> Tensor:
-        """Return G·d = JᵀJ·d per sample, (p,)."""
-        tangent = self._forward(w, d, chunk)
-        targets = self._targets(chunk)
-        pull = vjp(lambda flat: self._residual(self._layout.split(flat), chunk, targets), w)[1]
-        result: Tensor = pull(tangent)[0] / self.size(chunk)
-        return result
+    def _tracked(self, w: Tensor, part: int) -> tuple[dict[str, Tensor], Values]:
+        """Return leaves by name, and the residual that depends on them."""
+        leaves = {name: flat.detach().requires_grad_() for name, flat in self._layout.split(w).items()}
+        return leaves, self._residual(leaves, part, self._targets(part))
 
-    def _forward(self, w: Tensor, d: Tensor, chunk: int) -> Values:
-        targets = self._targets(chunk)
+    def _pulled(self, scalar: Tensor, leaves: Mapping[str, Tensor], w: Tensor) -> Tensor:
+        """Return the gradient of a scalar as one vector; zero where the network does not use a weight."""
+        names = [layer.weight for layer in self._layout.layers]
+        parts = torch.autograd.grad(scalar, [leaves[name] for name in names], allow_unused=True)
+        sized = zip(parts, self._layout.sizes, strict=True)
+        return torch.cat([w.new_zeros(n) if part is None else part.reshape(-1).to(w.dtype) for part, n in sized])
+
+    def _pushed(self, w: Tensor, d: Tensor, part: int) -> Values:
+        """Return J·d."""
+        targets = self._targets(part)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # PyTorch 2.13 about itself, at the first use
-            tangent: Values = jvp(lambda flat: self._residual(self._layout.split(flat), chunk, targets), (w,), (d,))[1]
+            tangent: Values = jvp(lambda flat: self._residual(self._layout.split(flat), part, targets), (w,), (d,))[1]
         return tangent
 
-    def _targets(self, chunk: int) -> Values:
+    def _targets(self, part: int) -> Values:
         if self._dense is not None:
-            return self._dense[chunk]
+            return self._dense[part]
         with torch.no_grad():
-            return self._values({}, chunk)
+            return self._values({}, part)
 
-    def _residual(self, weights: Mapping[str, Tensor], chunk: int, targets: Values) -> Values:
+    def _residual(self, weights: Mapping[str, Tensor], part: int, targets: Values) -> Values:
         dense = self._network.weights
-        values = self._values({name: part.to(dense[name].dtype) for name, part in weights.items()}, chunk)
+        values = self._values({name: weight.to(dense[name].dtype) for name, weight in weights.items()}, part)
         return tuple((v - t) * scale for v, t, scale in zip(values, targets, self._scales, strict=True))
 
-    def _values(self, weights: Mapping[str, Tensor], chunk: int) -> Values:
+    def _values(self, weights: Mapping[str, Tensor], part: int) -> Values:
         network = self._network
         state, found = network.advance(
-            network.begin(self._chunks[chunk]), network.length, weights, keep=set(self._blocks)
+            network.begin(self._parts[part]), network.length, weights, keep=set(self._blocks)
         )
-        return (*(found[name] for name in self._blocks), network.outputs(state, weights)[0])
-
-    def _half_square(self, residual: Values, chunk: int) -> float:
-        return sum(float(r.square().sum(dtype=torch.float64)) for r in residual) / (2 * self.size(chunk))
-
-    def _flat(self, parts: Mapping[str, Tensor | None], like: Tensor) -> Tensor:
-        """Return the gradients by name as one vector; zero where the network does not use a weight."""
-        layers = zip(self._layout.layers, self._layout.sizes, strict=True)
-        return torch.cat([_or_zeros(parts[layer.weight], size, like) for layer, size in layers])
+        values = (*(found[name] for name in self._blocks), network.outputs(state, weights)[0])
+        return tuple(value.to(torch.promote_types(value.dtype, torch.float32)) for value in values)
 
     def _too_large(self, values: Values) -> bool:
-        needed = len(self) * sum(v.numel() * v.element_size() for v in values)
+        needed = len(self._parts) * sum(v.numel() * v.element_size() for v in values)
         return needed > CACHE_SHARE * available_bytes(self._network.device)
 
 
-def _or_zeros(part: Tensor | None, size: int, like: Tensor) -> Tensor:
-    return like.new_zeros(size) if part is None else part.reshape(-1).to(like.dtype)
+def _square(residual: Values) -> float:
+    return sum(float(r.square().sum(dtype=torch.float64)) for r in residual)
 
 
 def _root(numerator: float, denominator: float) -> float:

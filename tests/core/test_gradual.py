@@ -306,7 +306,6 @@ def test_joint_products_against_a_dense_oracle(name: str) -> None:
         assert match.value(w, chunk) == pytest.approx(value, rel=1e-9)
         torch.testing.assert_close(gradient, J.mT @ r, rtol=1e-6, atol=1e-9)
         d = torch.randn_like(w)
-        torch.testing.assert_close(match.product(w, d, chunk), J.mT @ (J @ d), rtol=1e-6, atol=1e-9)
         assert match.curvature(w, d, chunk) == pytest.approx(float((J @ d).square().sum()), rel=1e-6)
     probes = torch.stack([match.transposed(w, 0, torch.Generator().manual_seed(s)) for s in range(300)])
     diagonal = jacobian(partial(residual, chunk=0), w).square().sum(0)
@@ -411,6 +410,27 @@ def test_much_better_than_magnitude() -> None:
         assert dense is not None
         assert gradual > magnitude + 0.2
         assert gradual > dense - 0.1
+
+
+def test_a_network_with_a_fixed_batch(tmp_path: Path) -> None:
+    model = zoo.make("cnn")
+    zoo.export(model, tmp_path / "model.pt2", dynamic=False)
+    network = read_model(tmp_path / "model.pt2")
+    assert network.batch == 4
+    task = make_task(network, exported("cnn")[1])
+    pattern = Unstructured.of(task.layout.sizes, 0.7)
+    (selection,) = select(task, pattern)
+    assert pattern.accepts(selection.mask)
+    assert selection.objective["joint_end"] < selection.objective["joint_start"]
+
+
+def test_one_selector_serves_several_kinds_of_pattern() -> None:
+    network, data, _ = exported("cnn")
+    task = make_task(network, data)
+    chosen = [patterns(task.layout)[kind] for kind in ("global", "layer", "2:4", "capped")]
+    for one, pattern in zip(select(task, *chosen), chosen, strict=True):
+        assert pattern.accepts(one.mask)
+        assert same(one, select(task, pattern)[0])
 
 
 def test_nothing_to_prune_is_the_identity() -> None:
