@@ -1,0 +1,246 @@
+"""SNOWS on ResNet20 under given masks: accuracy, CPU seconds and memory, beside the authors' figures.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.snows [--seeds 3] [--rows 2:4/3 0.9/3] [--write PATH]
+
+18 3×3 convolutions are pruned (not the stem); sparsity counts all parameters; unstructured masks are global magnitude
+with a cap for each layer. Calibration images with crop and flip, without labels. Both kinds of targets: the paper's
+(one seed, the authors' number of images), and the dense network's (every seed). Options are the same for all rows of
+a kind. Nothing was chosen on the test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.chita import measured
+from benchmarks.problems import ASSETS, Problem, resnet20
+from pruning_core.algorithms import snows
+from pruning_core.algorithms.task import PruningTask, Selection
+from pruning_core.calibration import Dataset
+from pruning_core.curvature import Layout, predict
+from pruning_core.patterns import NofM, Unstructured
+from pruning_core.pipeline import finish
+
+#: (pattern, K) -> images, accuracy %, CPU seconds and MB of the authors' code; accuracy of the mask alone.
+AUTHORS: dict[tuple[str, int], tuple[int, float, float, float, float]] = {
+    ("2:4", 3): (256, 91.3, 355, 3937, 62.5),
+    ("1:4", 0): (256, 73.2, 90, 1160, 16.4),
+    ("1:4", 3): (512, 80.1, 650, 3543, 16.4),
+    ("1:4", 8): (128, 83.2, 279, 1666, 16.4),
+    ("0.7", 3): (256, 89.5, 217, 2314, 72.9),
+    ("0.8", 3): (256, 85.9, 312, 3666, 37.6),
+    ("0.9", 3): (256, 27.2, 298, 3594, 10.3),
+}
+CAPS = {"0.7": 0.8, "0.8": 0.9, "0.9": 0.95}
+#: Accuracy wanted with dense targets; the best row of each pattern counts.
+WANTED = {"1:4": 87.0, "2:4": 91.0, "0.7": 90.0, "0.8": 86.0, "0.9": 62.0}
+FASTER, LEANER = 20, 0.25
+#: Images with dense targets, and held out for the line search.
+DENSE_SAMPLES, HELD_OUT = 384, 64
+OPTIONS: dict[str, dict[str, Any]] = {"local": {"cg_steps": 2, "batch": 32}, "dense": {"cg_steps": 2}}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One refinement: accuracy in per cent, CPU seconds, bytes above what was resident before."""
+
+    pattern: str
+    window: int
+    targets: str
+    samples: int
+    seed: int
+    mask_accuracy: float
+    accuracy: float
+    seconds: float
+    memory: int
+
+
+class Case:
+    """ResNet20 and its test images."""
+
+    def __init__(self) -> None:
+        self.problem: Problem = resnet20()
+        network = self.problem.network
+        chosen = (layer for layer in network.layers if layer.shape[2:] == (3, 3) and layer.name != "conv1")
+        self.layout = Layout(tuple(chosen))
+        self.weights = self.layout.flatten(network.weights)
+        self._data: dict[int, Tensor] = {}
+
+    def mask(self, pattern: str) -> Tensor:
+        """Return the magnitude mask of a pattern."""
+        shapes = tuple(layer.shape for layer in self.layout.layers)
+        if ":" in pattern:
+            n, m = (int(part) for part in pattern.split(":"))
+            return NofM(shapes, n, m).keep(self.weights.abs())
+        kept = self.layout.size - round(float(pattern) * self.problem.network.parameter_count)
+        floors = tuple(round((1 - CAPS[pattern]) * size) for size in self.layout.sizes)
+        shape = Unstructured((self.layout.size,), (kept,), parts=self.layout.sizes, floors=floors)
+        return shape.keep(self.weights.abs())
+
+    def images(self, seed: int) -> Tensor:
+        """Return 2048 images of a seed, cropped and mirrored."""
+        if seed not in self._data:
+            self._data[seed] = self.problem.calibration(seed).inputs[0][:2048].clone()
+        return self._data[seed]
+
+    def accuracy(self, weights: Tensor) -> float:
+        """Return per cent right on the test images."""
+        test, right = self.problem.test, 0
+        with torch.no_grad():
+            for start in range(0, len(test), 128):
+                part = test.subset(slice(start, start + 128))
+                output = predict(self.problem.network, part.inputs, self.layout.split(weights))
+                right += int(output.argmax(1).eq(labels_of(part)).sum())
+        return 100 * right / len(test)
+
+    def refine(self, mask: Tensor, seed: int, options: snows.Options) -> Tensor:
+        """Return the weights that SNOWS gives for a mask."""
+        images = self.images(seed)
+        task = PruningTask(
+            network=self.problem.network,
+            calibration=Dataset(inputs=(images[:-HELD_OUT][: options.samples],)),
+            held_out=Dataset(inputs=(images[-HELD_OUT:],)),
+            layout=self.layout,
+            weights=self.weights,
+            seed=seed,
+        )
+        found = finish(snows.run(task, options, Selection(mask=mask))).weights
+        assert found is not None
+        return found
+
+
+def labels_of(data: Dataset) -> Tensor:
+    assert data.labels is not None
+    return data.labels
+
+
+def rows(seeds: int = 3, only: Sequence[str] = ()) -> Iterator[Row]:
+    """Yield every row of the table."""
+    case = Case()
+    finish(snows.run(*warm_up(case)))  # the first call of some kernels is slower
+    for (pattern, window), (samples, *_) in AUTHORS.items():
+        if only and f"{pattern}/{window}" not in only:
+            continue
+        mask = case.mask(pattern)
+        alone = case.accuracy(torch.where(mask, case.weights, torch.zeros_like(case.weights)))
+        for targets, count, number in (("local", samples, 1), ("dense", DENSE_SAMPLES, seeds)):
+            options = snows.Options(window=window, targets=targets, samples=count, **OPTIONS[targets])
+            for seed in range(number):
+                case.images(seed)
+                run = measured(partial(case.refine, mask, seed, options))
+                assert not run.weights[~mask].any()
+                yield Row(
+                    *(pattern, window, targets, count, seed),
+                    *(alone, case.accuracy(run.weights), run.seconds, run.memory),
+                )
+
+
+def warm_up(case: Case) -> tuple[PruningTask, snows.Options, Selection]:
+    """Return a refinement on few images."""
+    images = Dataset(inputs=(case.images(0)[:8],))
+    task = PruningTask(
+        network=case.problem.network,
+        calibration=images,
+        held_out=images,
+        layout=case.layout,
+        weights=case.weights,
+        seed=0,
+    )
+    return task, snows.Options(samples=8), Selection(mask=case.mask("2:4"))
+
+
+def run(seeds: int = 3, only: Sequence[str] = ()) -> list[Row]:
+    """Measure every row, printing each as it comes."""
+    found = []
+    for row in rows(seeds, only):
+        print(row, flush=True)
+        found.append(row)
+    return found
+
+
+def markdown(found: Sequence[Row]) -> str:
+    """Return the table and the bars, met or not met."""
+    text = (
+        "## SNOWS on ResNet20, given magnitude masks\n\nAccuracy % on the 846 test images; CPU s of one thread; MB "
+        "above what was resident. Authors: their code with their targets. `local`: the paper's targets; "
+        f"`dense`: targets from the dense network, {DENSE_SAMPLES} images, mean over seeds (each).\n\n"
+        "| pattern | K | mask only | authors: acc, s, MB | local: acc, s, MB | dense: acc (seeds), s, MB |\n"
+        "|---|---|---|---|---|---|\n"
+    )
+    for (pattern, window), (_, accuracy, seconds, megabytes, _) in AUTHORS.items():
+        own = {
+            kind: [r for r in found if (r.pattern, r.window, r.targets) == (pattern, window, kind)] for kind in OPTIONS
+        }
+        if any(own.values()):
+            alone = next(r for part in own.values() for r in part).mask_accuracy
+            text += (
+                f"| {pattern} | {window} | {alone:.1f} | {accuracy}, {seconds:.0f}, {megabytes:.0f} | "
+                f"{_cell(own['local'])} | {_cell(own['dense'])} |\n"
+            )
+    return text + "\n" + "\n".join(f"- {line}" for line in bars(found)) + "\n"
+
+
+def _cell(part: Sequence[Row]) -> str:
+    if not part:
+        return "–"
+    each = " ".join(f"{r.accuracy:.1f}" for r in part)
+    seeds = f" ({each})" if len(part) > 1 else ""
+    seconds, memory = mean(r.seconds for r in part), max(r.memory for r in part)
+    return f"{mean(r.accuracy for r in part):.1f}{seeds}, {seconds:.1f}, {memory / 2**20:.0f}"
+
+
+def bars(found: Sequence[Row]) -> Iterator[str]:
+    """Yield each bar of ALGORITHMS.md, section 3, with whether it is met."""
+    for (pattern, window), (_, accuracy, seconds, megabytes, _) in AUTHORS.items():
+        for row in found:
+            if (row.pattern, row.window, row.targets) != (pattern, window, "local"):
+                continue
+            ratio, share = seconds / row.seconds, row.memory / 2**20 / megabytes
+            met = row.accuracy >= accuracy - 0.05 and ratio >= FASTER and share <= LEANER
+            yield (
+                f"{pattern}, K = {window}, their targets: accuracy {row.accuracy:.1f} (authors {accuracy}) in "
+                f"{ratio:.0f} times less CPU time (bar {FASTER}) and {share:.2f} of the memory (bar {LEANER}): "
+                f"{'met' if met else 'not met'}."
+            )
+    for pattern, wanted in WANTED.items():
+        by_window: dict[int, list[float]] = {}
+        for row in found:
+            if (row.pattern, row.targets) == (pattern, "dense"):
+                by_window.setdefault(row.window, []).append(row.accuracy)
+        if by_window:
+            window, best = max(((k, mean(v)) for k, v in by_window.items()), key=lambda item: item[1])
+            yield (
+                f"{pattern}, dense targets: {best:.1f} with K = {window} (bar {wanted:.0f}): "
+                f"{'met' if best >= wanted else 'not met'}."
+            )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", nargs="*", default=(), help="only these, such as 1:4/0")
+    parser.add_argument("--write", type=Path, help="write the section to this file")
+    chosen = parser.parse_args()
+    if not ASSETS.is_dir():
+        print(f"No assets at {ASSETS}; set PRUNING_ASSETS. Nothing was measured.")
+        return 0
+    torch.set_num_threads(1)
+    text = markdown(run(chosen.seeds, chosen.rows))
+    print(text)
+    if chosen.write:
+        chosen.write.write_text(text, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
