@@ -42,11 +42,14 @@ class BlockQuadratic:
         total = 0.5 * _dot(move, self._product(move)) + 0.5 * self.ridge * _dot(move, move)
         return total if self.slope is None else total + _dot(self.slope, move)
 
-    def gradient(self, weights: Tensor) -> Tensor:
-        """Return ∇Q = (H + λI)(w-w̄) + s, (p,)."""
+    def value_and_gradient(self, weights: Tensor) -> tuple[float, Tensor]:
+        """Return Q and ∇Q = (H + λI)(w-w̄) + s, (p,), from one product with H."""
         move = weights - self.anchor
         gradient = self._product(move).add_(move, alpha=self.ridge)
-        return gradient if self.slope is None else gradient.add_(self.slope)
+        value = 0.5 * _dot(move, gradient)
+        if self.slope is None:
+            return value, gradient
+        return value + _dot(self.slope, move), gradient.add_(self.slope)
 
     def _product(self, vector: Tensor) -> Tensor:
         """Return H·v, (p,)."""

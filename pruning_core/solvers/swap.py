@@ -88,7 +88,7 @@ class BlockModel:
         """Minimise Q on the mask exactly; ``near`` is not needed."""
         del near
         weights = torch.cat(list(self._quadratic.refit(mask)))
-        value, gradient = self._quadratic.value(weights), self._quadratic.gradient(weights)
+        value, gradient = self._quadratic.value_and_gradient(weights)
         return Refitted(weights=weights, mask=mask, value=value, gradient=gradient)
 
 

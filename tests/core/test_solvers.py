@@ -61,6 +61,32 @@ def start(q: LowRankQuadratic, k: int) -> Point:
 
 
 @pytest.mark.parametrize("slope", [False, True])
+def test_block_values_gradients_and_refits_are_the_dense_ones(slope: bool) -> None:
+    g = torch.Generator().manual_seed(2)
+    rows, anchor = torch.randn(40, 13, generator=g), torch.randn(13, generator=g)
+    blocks = [torch.zeros(2, 4, 4), torch.zeros(1, 6, 6)]  # sizes 7 and 6: the last of the first is padded
+    hessian = 0.05 * torch.eye(13, dtype=torch.float64)
+    for block, part in ((blocks[0][0], slice(0, 4)), (blocks[0][1], slice(4, 7)), (blocks[1][0], slice(7, 13))):
+        fisher = rows[:, part].T @ rows[:, part] / 40
+        block[: len(fisher), : len(fisher)] = fisher
+        hessian[part, part] += fisher.double()
+    s = 0.1 * torch.randn(13, generator=g) if slope else None
+    q = BlockQuadratic(blocks, (7, 6), anchor, 0.05, s)
+    dense_slope = torch.zeros(13).double() if s is None else s.double()
+    weights = torch.randn(13, generator=g)
+    move = (weights - anchor).double()
+    value, gradient = q.value_and_gradient(weights)
+    assert value == pytest.approx(float(0.5 * move @ hessian @ move + dense_slope @ move), rel=1e-5)
+    assert q.value(weights) == pytest.approx(value, rel=1e-5)
+    torch.testing.assert_close(gradient.double(), hessian @ move + dense_slope, rtol=1e-4, atol=1e-5)
+    mask = torch.rand(13, generator=g) < 0.5
+    best = torch.zeros(13, dtype=torch.float64)
+    right = hessian[mask] @ anchor.double() - dense_slope[mask]
+    best[mask] = torch.linalg.solve(hessian[mask][:, mask], right)
+    torch.testing.assert_close(torch.cat(list(q.refit(mask))).double(), best, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("slope", [False, True])
 def test_low_rank_value_and_gradient_are_the_dense_ones(slope: bool) -> None:
     q = problem(300, 20, slope=slope)
     weights = torch.randn(300, generator=torch.Generator().manual_seed(5))
