@@ -44,22 +44,20 @@ class Method:
     sparsities: tuple[float, ...]
 
 
-_STAGES: Mapping[str, Any] = {"stages": 15, "samples": 1000, "batch_size": 10, "swaps": 5}
+_STAGES: Mapping[str, Any] = {"stages": 15, "samples": 1000, "batch_size": 10, "swaps": 20}
 METHODS: Mapping[str, Mapping[str, Method]] = {
     "MLPNet": {
         "one shot, n = 1000": Method(
             options={"samples": 1000, "batch_size": 1}, samples=1000, sparsities=(0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
         ),
         "one shot, defaults": Method(options={}, samples=10_000, sparsities=(0.5, 0.7, 0.8, 0.9, 0.95, 0.98)),
-        "multi-stage BSO": Method(
-            options={**_STAGES, "structure": "block"}, samples=50_000, sparsities=(0.9, 0.95, 0.98)
-        ),
+        "multi-stage BSO": Method(options={**_STAGES, "structure": "block"}, samples=50_000, sparsities=(0.98, 0.95)),
         "LS++": Method(
             options={**_STAGES, "structure": "global", "swaps": 0, "max_rounds": 0},
             samples=50_000,
-            sparsities=(0.9, 0.95, 0.98),
+            sparsities=(0.98, 0.95),
         ),
-        "CHITA++": Method(options={**_STAGES, "structure": "global"}, samples=50_000, sparsities=(0.9, 0.95, 0.98)),
+        "CHITA++": Method(options={**_STAGES, "structure": "global"}, samples=50_000, sparsities=(0.98, 0.95)),
     },
     "ResNet20": {
         "one shot": Method(

@@ -20,6 +20,8 @@ T = TypeVar("T")
 RELATIVE_RIDGE = {"block": 0.1, "global": 0.3}
 #: Neighbouring ridges differ by this factor; so many are tried at most.
 RIDGE_FACTOR, RIDGES = 10**0.5, 6
+#: And so many where a stage before has found where to begin.
+NEARBY_RIDGES = 3
 #: The search for a ridge ends where the loss falls by less than this part.
 ENOUGH_BETTER = 1e-3
 #: A structure whose first loss is so many times that of the best before gets no further ridges.
@@ -90,7 +92,8 @@ def choose(
             start, most = ridge, 1
         else:
             start = (begin or RELATIVE_RIDGE[curvature.name]) * curvature.scale
-            most = RIDGES if ridge == "auto" else 1
+            near = NEARBY_RIDGES if begin else RIDGES
+            most = near if ridge == "auto" else 1
         hopeless = HOPELESS * best.loss if best is not None else float("inf")
         found = yield from scaled(_climb(solve, start, most, hopeless), i * part, part)
         tried += solve.tried
