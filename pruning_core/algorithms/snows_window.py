@@ -80,7 +80,7 @@ class WindowFit:
 
     def _loss(self, values: Sequence[Tensor], chunk: Chunk) -> float:
         return sum(
-            scale * float((value - target).square().sum())
+            scale * _squared(value - target)
             for scale, value, target in zip(self.scales, values, chunk.targets, strict=True)
         )
 
@@ -101,8 +101,8 @@ class LinearisedFit:
         for chunk in fit.chunks:
             linear = fit.linearised(chunk, weight)
             residuals = [value - target for value, target in zip(linear.values, chunk.targets, strict=True)]
-            self.objective += sum(s * float(r.square().sum()) for s, r in zip(fit.scales, residuals, strict=True))
-            gradient += linear.pull([2 * s * r for s, r in zip(fit.scales, residuals, strict=True)])
+            self.objective += sum(s * _squared(r) for s, r in zip(fit.scales, residuals, strict=True))
+            gradient += self._pull(linear, residuals)
             left -= linear.bytes
             if left >= 0:
                 self._kept.append(linear)
@@ -113,9 +113,13 @@ class LinearisedFit:
         total = torch.zeros_like(self._weight)
         tangent = v.to(self._fit.network.weights[self._fit.site.layer.weight].dtype)
         for linear in self._maps():
-            pushed = linear.push(tangent)
-            total += linear.pull([2 * s * t for s, t in zip(self._fit.scales, pushed, strict=True)])
+            total += self._pull(linear, linear.push(tangent))
         return total
+
+    def _pull(self, linear: Linearised, cotangents: Sequence[Tensor]) -> Tensor:
+        """Return 2·Σ_k Jᵀ_k·u_k/|Y_k|; 1/|Y_0| comes last, or a half-precision network would see zeros."""
+        first = self._fit.scales[0]
+        return 2 * first * linear.pull([s / first * u for s, u in zip(self._fit.scales, cotangents, strict=True)])
 
     def channel_curvature(self, generator: torch.Generator) -> Tensor:
         """Estimate, for each output channel, the mean of 2·Σ_k (∂Y_k/∂Y_0)²·/|Y_k| over the elements of Y_0: (out,).
@@ -123,11 +127,12 @@ class LinearisedFit:
         One random probe of ±1 on the first chunk. The Gauss-Newton block of a channel is about this times its XᵀX.
         """
         linear = next(self._maps())
+        first = self._fit.scales[0]
         probes = [
-            (2 * s) ** 0.5 * (torch.randint(0, 2, t.shape, generator=generator) * 2 - 1).to(t)
+            (s / first) ** 0.5 * (torch.randint(0, 2, t.shape, generator=generator) * 2 - 1).to(t)
             for s, t in zip(self._fit.scales, linear.values, strict=True)
         ]
-        squares = linear.pull(probes, to_output=True).square()
+        squares = 2 * first * _wide(linear.pull(probes, to_output=True)).square()
         axis = -1 if self._fit.site.layer.kind == "linear" else squares.dim() - 1 - len(self._fit.site.stride)
         return squares.movedim(axis, 0).flatten(1).mean(1)
 
@@ -135,6 +140,14 @@ class LinearisedFit:
         yield from self._kept
         for chunk in self._fit.chunks[len(self._kept) :]:
             yield self._fit.linearised(chunk, self._weight)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _squared(x: Tensor) -> float:
+    return float(_wide(x).square().sum())
 
 
 def newton_step(
