@@ -1,4 +1,12 @@
-"""SNOWS: re-fit the survivors of a mask, layer by layer, to what the dense network computes a few operations later."""
+"""SNOWS: re-fit the survivors of a mask, layer by layer, to what the dense network computes a few operations later.
+
+For each layer, in execution order, with X from the pruned and solved part and W zero off the mask,
+
+    L(W) = Σ_{k=0..K} (1/|Y_k|)·‖Y_k(W; X) - T_k‖²,
+
+Y_0 being the layer's output and Y_1, ..., Y_K those of the next linear layers, convolutions and activations that depend
+on it. It starts at the minimiser of the first term, closed-form for each output channel.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +46,9 @@ class Options(Frozen):
     )
     targets: Literal["dense", "local"] = Field(
         default="dense",
-        description="'dense': the activations of the dense network. 'local': the dense layers on the inputs from the "
-        "pruned part, as in the paper; what earlier layers lost stays lost.",
+        description="'dense': the activations of the dense network; where a layer's output goes into a sum (a residual "
+        "connection), it also makes up for what the other term has lost. 'local': the dense layers on the inputs from "
+        "the pruned part, as in the paper; what earlier layers lost stays lost.",
     )
     samples: int = Field(default=512, ge=1, le=1_000_000, description="Calibration samples to fit on, at most.")
     newton_steps: int = Field(default=1, ge=0, le=100, description="Gauss-Newton steps for each layer, at most.")

@@ -16,6 +16,7 @@ from pruning_core.curvature import Layout
 from pruning_core.curvature.layer_inputs import layer_patches
 from pruning_core.formats import read_model
 from pruning_core.network import Network, Site
+from pruning_core.network.following import follow
 from pruning_core.pipeline import finish
 from pruning_core.solvers import Status, SupportFactors, layer_least_squares
 from pruning_core.solvers.gauss_newton import backtrack
@@ -222,6 +223,20 @@ def test_attention_weights_are_solved() -> None:
     masks = task.layout.split(start.mask)
     for name in ("block.attention.qkv.weight", "attention.in_proj_weight", "attention.out_proj.weight", "patch.weight"):
         assert not torch.equal(refined[name], network.weights[name].float() * masks[name]), name
+
+
+def test_the_target_makes_up_for_what_the_residual_lost() -> None:
+    network, data, _ = exported("cnn")
+    task, start = task_of(network, data)
+    sweep = snows.Sweep(task, snows.Options(window=1), start)
+    site = next(site for site in network.sites if site.layer.name == "blocks.0.conv2")
+    following = follow(network, site)
+    chunk = sweep._chunks(sweep._fit, site, network.window(site, 1))[0]
+    reached = type(chunk.state)(position=site.node + 1, values={**chunk.state.values, site.output: chunk.targets[0]})
+    _, found = network.advance(reached, following.known, keep=(following.target,))
+    chosen = torch.randperm(32, generator=torch.Generator().manual_seed(0))
+    _, dense = network.advance(network.begin([data.inputs[0][chosen]]), following.known, keep=(following.target,))
+    assert torch.allclose(found[following.target], dense[following.target], rtol=1e-9, atol=1e-9)
 
 
 def test_nothing_pruned_changes_nothing() -> None:
