@@ -59,9 +59,9 @@ class GradientOptions(Frozen):
         default=None,
         ge=1,
         le=4096,
-        description="Samples B whose mean loss gives one row; 1 is the per-sample Fisher. null: 1 where rows are "
-        "streamed; where they are stored as many, up to 16, as give n rows from all of the data. The report states the "
-        "value used.",
+        description="Samples B whose mean loss gives one row; 1 is the per-sample Fisher. null: the model's batch size "
+        "where that is fixed; else 1 where rows are streamed, and where they are stored as many, up to 16, as give n "
+        "rows from all of the data. The report states the value used.",
     )
     labels: LabelSource = Field(
         default="auto",
@@ -114,7 +114,7 @@ def gradient_rows(task: PruningTask, options: Wanted, *, streamed: bool = False)
     Raises:
         DatasetError: Labels are needed and there are none, or they do not fit the model.
     """
-    rows, batch_size = counts(len(task.calibration), options, streamed=streamed)
+    rows, batch_size = counts(task, options, streamed=streamed)
 
     def make() -> Generator[Step, None, GradientRows]:
         labels = _labels(task, options.labels)
@@ -175,7 +175,7 @@ def columns_and_blocks(task: PruningTask, options: Wanted, block_size: int) -> G
 
 def columns_fit(task: PruningTask, options: Wanted, block_size: int) -> bool:
     """Return whether memory is there for stored columns beside the blocks."""
-    rows, _ = counts(len(task.calibration), options, streamed=True)
+    rows, _ = counts(task, options, streamed=True)
     needed = 4 * task.layout.size * min(rows, STORED_ROWS) * 5 // 4
     return needed + BlockGram.bytes_needed(task.layout.sizes, block_size) <= SHARE * available_bytes(
         task.weights.device
@@ -194,7 +194,7 @@ def moved_rows(task: PruningTask, options: Wanted, weights: Tensor, *, streamed:
     """
     given = task.network.weights
     there = task.network.with_weights({n: w.to(given[n].dtype) for n, w in task.layout.split(weights).items()})
-    rows, batch_size = counts(len(task.calibration), options, streamed=streamed)
+    rows, batch_size = counts(task, options, streamed=streamed)
     return GradientRows(
         *(there, task.layout, task.calibration, _labels(task, options.labels)),
         rows=rows,
@@ -228,14 +228,18 @@ def mean_gradient(task: PruningTask, rows: GradientRows, mean: Tensor) -> Tensor
     return total / (2 * stream.count)
 
 
-def counts(available: int, options: Wanted, *, streamed: bool) -> tuple[int, int]:
-    """Return rows n and samples per row B that these options mean, given N samples."""
+def counts(task: PruningTask, options: Wanted, *, streamed: bool) -> tuple[int, int]:
+    """Return rows n and samples per row B that these options mean for this job's data.
+
+    A network with a fixed batch size computes whole batches whatever B is: that is then its B.
+    """
+    available, batch_size = len(task.calibration), options.batch_size or task.network.batch
     if streamed:
-        batch_size = min(options.batch_size or 1, available)
+        batch_size = min(batch_size or 1, available)
         rows = min(options.samples or STREAMED_ROWS, available // batch_size)
     else:
         rows = options.samples or STORED_ROWS
-        batch_size = min(options.batch_size or max(1, min(LARGEST_DEFAULT_BATCH, available // rows)), available)
+        batch_size = min(batch_size or max(1, min(LARGEST_DEFAULT_BATCH, available // rows)), available)
         rows = min(rows, available // batch_size)
     return rows, batch_size
 

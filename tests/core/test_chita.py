@@ -342,6 +342,14 @@ def test_stored_rows_are_means_of_streamed_ones(monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(both.columns.values, G.view(10, 6, -1).mean(1).T)
 
 
+def test_a_fixed_batch_is_the_default_size_of_a_row() -> None:
+    task = job(mlp_network(batch=4), 80)
+    for streamed in (True, False):
+        rows = gradient_rows(task, Options(), streamed=streamed)
+        assert (rows.count, rows.batch_size) == (15, 4)
+    assert gradient_rows(task, Options(batch_size=1), streamed=True).batch_size == 1
+
+
 def test_the_block_solve_is_the_dense_one() -> None:
     G, anchor = rows_and_anchor(20, 30, 3)
     gram = (G @ G.T / 30).unsqueeze(0)
