@@ -44,10 +44,10 @@ STAGES = (
     *(0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.83, 0.86, 0.885, 0.9, 0.92, 0.935, 0.95),
     *(0.96, 0.968, 0.975, 0.98, 0.984, 0.987, 0.99),
 )
-#: Progress: a step of the global step counts like so many layers of a sweep.
+#: Progress: a step of the global step counts like so many layers of a sweep, if there are as many as asked for.
 STEP_WEIGHT = 1.5
-#: The global step takes at most so many times the steps that it takes at a density of a tenth.
-MOST_STEPS = 4.0
+#: The error of the layers' fits at which the global step takes the steps asked for, and how many times as many at most.
+TYPICAL_ERROR, MOST_STEPS = 0.2, 4.0
 #: States of earlier stages are kept while they take less than this.
 KEPT_BYTES = 2**30
 
@@ -62,7 +62,7 @@ class Options(Frozen):
         description="Sparsities on the way, rising; those below the sparsity that is asked for are passed through. "
         "For n:m patterns the way is (m-1):m, ..., n:m instead.",
     )
-    passes: int = Field(default=2, ge=1, le=20, description="Sweeps at each step of the way of an n:m pattern.")
+    passes: int = Field(default=3, ge=1, le=20, description="Stages from each n+1:m to n:m, for n:m patterns.")
     samples: int = Field(
         default=1024, ge=1, le=1_000_000, description="Calibration samples that are used at most, drawn at random."
     )
@@ -87,11 +87,11 @@ class Options(Frozen):
         "that is asked for, where that is less).",
     )
     joint_steps: int = Field(
-        default=60,
+        default=70,
         ge=0,
         le=100_000,
-        description="Steps of the global step where a tenth of the weights is kept; at other sparsities in proportion "
-        "to 1/density, up to four times as many. 0 leaves it out.",
+        description="Steps of the global step where the layers' fits leave a relative error of 0.2 on average; in "
+        "proportion where it is another, up to four times as many. 0 leaves it out.",
     )
     joint_batch: int = Field(default=128, ge=1, le=65536, description="Samples of one such step.")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Of the global step.")
@@ -142,8 +142,7 @@ class _Gradual:
         way = stages(pattern, options.stages, options.passes)
         known = max((i + 1 for i, stage in enumerate(way[:-1]) if stage in self._states), default=0)
         layers = len(self._targets.sites)
-        steps = self._joint_steps(pattern)
-        self._done, self._total = 0.0, layers * (len(way) - known) + STEP_WEIGHT * steps
+        self._done, self._total = 0.0, layers * (len(way) - known) + STEP_WEIGHT * options.joint_steps
         if known:
             weights, mask = self._states[way[known - 1]]
         else:
@@ -152,13 +151,14 @@ class _Gradual:
             saved = yield from remember(task.checkpoints, f"gradual/{stage.key}", self._stage(stage, weights, mask))
             weights, mask = (saved.tensors[name].to(task.weights.device) for name in ("weights", "mask"))
             self._keep(stage, weights, mask)
-        mask = nested(pattern, weights, mask, task.layout, options.floor)
+        mask = nested(way[-1], weights, mask, task.layout, options.floor)
         fitted = yield from self._sweep(way[-1].key, weights, mask)
         weights = task.layout.flatten(fitted.weights) * mask
         self._keep(way[-1], weights, mask)
         before, after = (sum(e[i] for e in fitted.errors.values()) / max(1, len(fitted.errors)) for i in (0, 1))
         objective = {"layer_error_start": before, "layer_error_end": after}
         notes = [f"{len(way)} stages, each re-fitted layer by layer to the dense network's activations."]
+        steps = math.ceil(options.joint_steps * min(MOST_STEPS, after / TYPICAL_ERROR))
         if steps:
             joined = yield from self._join(fitted, weights, mask, steps)
             weights = joined.weights
@@ -169,7 +169,7 @@ class _Gradual:
         return Selection(mask=mask, weights=weights, objective=objective, options=used, notes=tuple(notes))
 
     def _stage(self, stage: Stage, weights: Tensor, mask: Tensor) -> Generator[Step, None, Saved]:
-        mask = nested(stage.pattern, weights, mask, self._task.layout, self._options.floor)
+        mask = nested(stage, weights, mask, self._task.layout, self._options.floor)
         fitted = yield from self._sweep(stage.key, weights, mask)
         return Saved(tensors={"weights": self._task.layout.flatten(fitted.weights) * mask, "mask": mask})
 
@@ -184,9 +184,6 @@ class _Gradual:
                 return fitted
             self._done += 1
             yield self._step(f"stage {key}", done, total)
-
-    def _joint_steps(self, pattern: Pattern) -> int:
-        return math.ceil(self._options.joint_steps * min(MOST_STEPS, 0.1 * pattern.size / max(1, pattern.kept)))
 
     def _join(self, fitted: Fitted, weights: Tensor, mask: Tensor, steps: int) -> Generator[Step, None, Joined]:
         task, options = self._task, self._options
@@ -212,7 +209,7 @@ class _Gradual:
                 return joined
             if done > furthest:
                 furthest = done
-                self._done += STEP_WEIGHT
+                self._done += STEP_WEIGHT * options.joint_steps / steps
             yield self._step("global step", done, steps)
 
     def _loss(self, data: Samples) -> Generator[Step, None, JointMatch]:

@@ -10,16 +10,24 @@ import torch
 from torch import Tensor
 
 from pruning_core.curvature import Layout
-from pruning_core.patterns import Block, NofM, Pattern, Unstructured, kept_count
+from pruning_core.patterns import Block, NofM, Pattern, Unstructured, kept_count, top_k
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: a name, the pattern to reach, and whether sparser levels pass through it too."""
+    """One stage on the way.
+
+    Attributes:
+        key: Its name.
+        pattern: The pattern to reach.
+        shared: Whether sparser levels pass through it too.
+        part: How much of what the pattern prunes goes now; below 1 a later stage has the same pattern.
+    """
 
     key: str
     pattern: Pattern
     shared: bool = True
+    part: float = 1.0
 
 
 def stages(pattern: Pattern, sparsities: Sequence[float], passes: int) -> tuple[Stage, ...]:
@@ -30,14 +38,17 @@ def stages(pattern: Pattern, sparsities: Sequence[float], passes: int) -> tuple[
     Args:
         pattern: The one asked for.
         sparsities: Of the stages of unstructured and block patterns, rising.
-        passes: Sweeps at each n:m.
+        passes: Stages from each n+1:m to n:m; each takes an equal number of weights, the smallest first.
 
     Returns:
         At least one; every mask of a stage can hold a mask of the next.
     """
     if isinstance(pattern, NofM):
-        steps = [(n, again) for n in range(pattern.m - 1, pattern.n - 1, -1) for again in range(passes)]
-        return tuple(Stage(f"{n}-of-{pattern.m}-{again}", replace(pattern, n=n)) for n, again in steps)
+        return tuple(
+            Stage(f"{n}-of-{pattern.m}-{turn + 1}-of-{passes}", replace(pattern, n=n), part=1 / (passes - turn))
+            for n in range(pattern.m - 1, pattern.n - 1, -1)
+            for turn in range(passes)
+        )
     if isinstance(pattern, Unstructured | Block):
         groups = _groups(pattern)
         before: list[Stage] = []
@@ -51,22 +62,27 @@ def stages(pattern: Pattern, sparsities: Sequence[float], passes: int) -> tuple[
     return (Stage("mask", pattern, shared=False),)
 
 
-def nested(pattern: Pattern, weights: Tensor, mask: Tensor, layout: Layout, floor: float) -> Tensor:
+def nested(stage: Stage, weights: Tensor, mask: Tensor, layout: Layout, floor: float) -> Tensor:
     """Return the mask of the largest weights inside a mask.
 
     Args:
-        pattern: The masks allowed.
+        stage: Its pattern says which masks are allowed at the end of it.
         weights: (p,), zero off the mask.
         mask: (p,) bool; what it prunes comes last.
         layout: Where the layers are.
         floor: With one ranking over all layers: the part of each layer that stays, or half of the density that is
             asked for where that is less.
     """
-    size = weights.abs()
+    pattern, size = stage.pattern, weights.abs()
     score = torch.where(mask, size, torch.full_like(size, -1.0))
     first = _first(pattern, score, layout, min(floor, pattern.kept / max(1, pattern.size) / 2))
     # A block's score is a sum: a kept block stays ahead of all others if each of its members is far ahead.
-    return pattern.keep(score if first is None else score + first * (pattern.size + 1) * (size.max() + 1))
+    kept = pattern.keep(score if first is None else score + first * (pattern.size + 1) * (size.max() + 1))
+    if stage.part == 1.0:
+        return kept
+    going = (mask & ~kept).nonzero().squeeze(1)
+    last = top_k(size[going], len(going) - math.ceil(stage.part * len(going)))
+    return kept.index_fill(0, going[last], value=True)
 
 
 def _groups(pattern: Unstructured | Block) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch.autograd.functional import jacobian
 
 from pruning_core.algorithms import FolderCheckpoints
 from pruning_core.algorithms.gradual import Options, run
-from pruning_core.algorithms.gradual_chain import nested, stages
+from pruning_core.algorithms.gradual_chain import Stage, nested, stages
 from pruning_core.algorithms.gradual_joint import matched_values
 from pruning_core.algorithms.gradual_sweep import DenseTargets, sweep
 from pruning_core.algorithms.task import PruningTask, Selection
@@ -168,7 +169,9 @@ def test_stages_of_a_level_are_those_of_any_sparser_one() -> None:
         0.8: ["0.4", "0.6", "0.8"],
         0.9: ["0.4", "0.6", "0.8", "kept-10"],
     }
-    assert [x.key for x in stages(NofM(((4, 8),), 2, 4), grid, 2)] == ["3-of-4-0", "3-of-4-1", "2-of-4-0", "2-of-4-1"]
+    n_of_m = stages(NofM(((4, 8),), 2, 4), grid, 2)
+    assert [(x.pattern.kept, x.part) for x in n_of_m] == [(24, 0.5), (24, 1.0), (16, 0.5), (16, 1.0)]
+    assert n_of_m == stages(NofM(((4, 8),), 1, 4), grid, 2)[:4]
     assert [x.key for x in stages(Fixed(torch.ones(3, dtype=torch.bool)), grid, 2)] == ["mask"]
 
 
@@ -181,10 +184,28 @@ def test_the_floor_keeps_every_layer_alive() -> None:
     shapes = [layer.shape for layer in layout.layers]
     for pattern in (Unstructured.of(layout.sizes, 0.9), Block.of(shapes, (2, 1), 0.9)):
         for floor in (0.0, 0.03):
-            mask = nested(pattern, weights, everything, layout, floor)
+            mask = nested(Stage("one", pattern), weights, everything, layout, floor)
             assert pattern.accepts(mask)
             least = int(mask[: layout.sizes[0]].sum())
             assert (least >= 0.025 * layout.sizes[0]) == (floor > 0)
+
+
+def test_an_n_of_m_pattern_is_reached_in_equal_parts() -> None:
+    network, _, _ = exported("cnn")
+    layout = Layout(network.layers)
+    weights = layout.flatten(network.weights)
+    mask = torch.ones_like(weights, dtype=torch.bool)
+    way = stages(NofM(tuple(layer.shape for layer in layout.layers), 1, 4), (), 3)
+    kept = [layout.size]
+    for stage in way:
+        inside = nested(stage, weights, mask, layout, 0.0)
+        assert not bool((inside & ~mask).any())
+        assert not bool((stage.pattern.keep(torch.where(mask, weights.abs(), -1.0)) & ~inside).any())
+        assert stage.pattern.accepts(inside) == (stage.part == 1.0)
+        mask = inside
+        kept.append(int(mask.sum()))
+    gone = [a - b for a, b in pairwise(kept)]
+    assert max(gone) - min(gone) <= 2
 
 
 def patterns(layout: Layout) -> dict[str, Pattern]:
