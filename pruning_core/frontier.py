@@ -11,7 +11,6 @@ from pruning_core.accounts import Clock
 from pruning_core.algorithms import PruningTask
 from pruning_core.goals import keeps, most_attempts, search
 from pruning_core.levels import Levels, Made
-from pruning_core.patterns import Pattern, build
 from pruning_core.recipe import Goal, Recipe, Unstructured
 from pruning_core.report import FrontierPoint, Progress
 
@@ -38,12 +37,10 @@ def make_levels(
     select = recipe.select
     if isinstance(select.sparsity, Goal):
         return (yield from _reach(task, recipe, select.sparsity, clock))
-    levels = Levels(task, recipe, len(select.levels), clock)
-    shapes = [layer.shape for layer in task.layout.layers]
+    levels = Levels(task, recipe, len(select.levels), clock, mask)
     made = []
     for i, sparsity in enumerate(select.levels):
-        pattern = build(select.pattern, shapes, sparsity, mask)
-        made.append((yield from levels.make(f"level-{i}", pattern, sparsity)))
+        made.append((yield from levels.make(f"level-{i}", select.pattern, sparsity)))
     return Frontier(levels=tuple(made), frontier=tuple(_point(one, True) for one in made))
 
 
@@ -56,14 +53,12 @@ def _reach(task: PruningTask, recipe: Recipe, goal: Goal, clock: Clock) -> Gener
     specs = [pattern]
     if isinstance(pattern, Unstructured) and not pattern.model_fields_set & {"scope", "max_layer_sparsity"}:
         specs.append(pattern.model_copy(update={"scope": "layer"}))
-    shapes = [layer.shape for layer in task.layout.layers]
     levels = Levels(task, recipe, most_attempts(goal) * len(specs), clock)
     tried: list[Made] = []
 
     def attempt(number: int, sparsity: float) -> Generator[Progress, None, Made | None]:
         """Make a level; return it where the goal holds."""
-        built: Pattern = build(specs[number], shapes, sparsity, None)
-        made = yield from levels.make(f"goal-{number}-{sparsity:g}", built)
+        made = yield from levels.make(f"goal-{number}-{sparsity:g}", specs[number], sparsity)
         tried.append(made)
         return made if keeps(goal, made.dense, made.quality) else None
 
@@ -74,7 +69,7 @@ def _reach(task: PruningTask, recipe: Recipe, goal: Goal, clock: Clock) -> Gener
             _, further = yield from search(goal, lambda s: attempt(1, s), low + goal.precision)
             best = further or more
     if best is None:
-        best = yield from levels.make("goal-none", build(pattern, shapes, 0.0, None))
+        best = yield from levels.make("goal-none", pattern, 0.0)
         note = f"No sparsity from {goal.precision:g} up keeps the goal on the held-out data: nothing was pruned."
         best = replace(best, selection=replace(best.selection, notes=(note,)))
         tried.append(best)

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pruning_core import recipe
 from pruning_core.accounts import Clock
 from pruning_core.algorithms import REFINERS, REGISTRY, PruningTask, Saved, Selection, Selector, Step, Within, remember
 from pruning_core.errors import Diverged
 from pruning_core.evaluate import compare, standing
-from pruning_core.patterns import Pattern
-from pruning_core.recipe import Recipe
+from pruning_core.patterns import Pattern, build
 from pruning_core.report import Progress, Quality
 
 #: How much of the work comes before what was made is evaluated, for progress; statistics and levels share it.
@@ -24,8 +24,12 @@ STATISTICS_SHARE = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """One level as it was made: the selection, and its quality (and the dense one) on held-out data."""
+    """One level as it was made: the selection, and its quality (and the dense one) on held-out data.
 
+    ``pattern`` is ``spec`` built for ``sparsity``, which is None where the pattern has its own.
+    """
+
+    spec: recipe.Pattern
     sparsity: float | None
     pattern: Pattern
     selection: Selection
@@ -40,25 +44,30 @@ class Levels:
 
     Args:
         task: The job's.
-        recipe: Algorithm, refinement and options.
+        asked: Algorithm, refinement and options.
         expected: How many levels will be made, for progress.
         clock: Of the job.
+        mask: The uploaded mask (p,), for recipes that take one.
     """
 
-    def __init__(self, task: PruningTask, recipe: Recipe, expected: int, clock: Clock) -> None:
-        self._task, self._recipe, self._clock = task, recipe, clock
+    def __init__(
+        self, task: PruningTask, asked: recipe.Recipe, expected: int, clock: Clock, mask: Tensor | None = None
+    ) -> None:
+        self._task, self._recipe, self._clock, self._mask = task, asked, clock, mask
         self._expected, self._begun = max(1, expected), 0
         self._fraction = 0.0
         self._selector: Selector | None = None
 
-    def make(self, key: str, pattern: Pattern, sparsity: float | None = None) -> Generator[Progress, None, Made]:
+    def make(self, key: str, spec: recipe.Pattern, sparsity: float | None) -> Generator[Progress, None, Made]:
         """Make one level, or take it from its checkpoint.
 
         Args:
             key: Of the level, unique within the job.
-            pattern: The masks allowed.
-            sparsity: As it was asked for, for the report.
+            spec: The pattern,
+            sparsity: and the sparsity it is built for; None where the pattern has its own.
         """
+        shapes = [layer.shape for layer in self._task.layout.layers]
+        pattern = build(spec, shapes, sparsity, self._mask)
         refine = self._recipe.refine
         span = (WORK_SHARE - STATISTICS_SHARE) / self._expected
         begin = min(STATISTICS_SHARE + span * self._begun, WORK_SHARE - span)
@@ -70,7 +79,7 @@ class Levels:
         else:
             step = self._refine(f"{key}/refine", selected)
             refined = yield from self._kept(f"{key}/refine", step, begin + part, part)
-        made = self._best(pattern, sparsity, selected, refined)
+        made = self._best(spec, sparsity, pattern, selected, refined)
         self._clock.lap("choose")
         return made
 
@@ -146,7 +155,14 @@ class Levels:
         refined: Selection = yield from entry.run(task, options, selected)
         return _finite(refined)
 
-    def _best(self, pattern: Pattern, sparsity: float | None, selected: Selection, refined: Selection | None) -> Made:
+    def _best(
+        self,
+        spec: recipe.Pattern,
+        sparsity: float | None,
+        pattern: Pattern,
+        selected: Selection,
+        refined: Selection | None,
+    ) -> Made:
         """Return the best on held-out data of: refined, selected, magnitude. The recipe's own result wins ties."""
         task = self._task
         plain = Selection(mask=pattern.keep(task.weights.abs()))
@@ -164,6 +180,7 @@ class Levels:
                 f"better than what was asked for ({_words(found[best])} against {_words(found[own])}) and was taken."
             )
         return Made(
+            spec=spec,
             sparsity=sparsity,
             pattern=pattern,
             selection=replace(

@@ -169,7 +169,9 @@ def prune(
         level_masks = {name: mask.cpu() for name, mask in layout.split(one.selection.mask).items()}
         per_layer = tuple(_layer_report(layer, produced) for layer in layers)
         report = LevelReport(
-            sparsity_requested=one.sparsity,
+            sparsity_requested=None if isinstance(select.sparsity, Goal) else one.sparsity,
+            sparsity_target=one.sparsity,
+            pattern=one.spec.model_dump(),
             sparsity=sum(r.zeros for r in per_layer) / layout.size,
             pattern_holds=one.pattern.accepts(one.selection.mask) and _masked_are_zero(produced, level_masks),
             layers=per_layer,

@@ -60,7 +60,11 @@ class LevelReport(Record):
     """One produced model: one level of sparsity."""
 
     sparsity_requested: float | None = Field(description="None where pattern, mask or goal decided.")
+    sparsity_target: float | None = Field(
+        default=None, description="What the pattern was built for: as requested, or as the search for a goal chose it."
+    )
     sparsity: float = Field(description="Zeros among the prunable weights that took part / their number.")
+    pattern: dict[str, Any] = Field(description="The pattern of this level; a search for a goal may choose its scope.")
     pattern_holds: bool = Field(description="The produced weights were checked against mask and pattern.")
     layers: tuple[LayerReport, ...]
     objective: dict[str, float] = Field(description="The algorithm's objective, e.g. {'start': …, 'end': …}.")

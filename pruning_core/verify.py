@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -70,7 +71,8 @@ def _path(path: str | Path | None) -> Path | None:
 def _checks(model: Path, report_path: Path, masks_path: Path | None, dense_path: Path | None) -> Iterator[Check]:
     try:
         report = Report.model_validate_json(report_path.read_bytes())
-        _PATTERN.validate_python(report.pruning.pattern)
+        for level in report.pruning.levels:
+            _PATTERN.validate_python(level.pattern)
         network = read_model(model)
         masks = None if masks_path is None else read_masks(masks_path)
         dense = None if dense_path is None else read_model(dense_path)
@@ -96,9 +98,9 @@ def _checks(model: Path, report_path: Path, masks_path: Path | None, dense_path:
     yield from _layers(level, network, by_name)
     taking_part = [by_name[layer.name] for layer in level.layers if layer.name in by_name]
     if len(taking_part) == len(level.layers):
-        yield from _pattern(report, level, network, taking_part)
+        yield from _pattern(level, network, taking_part)
         if masks is not None:
-            yield from _masks(report, level, network, taking_part, masks)
+            yield from _masks(level, network, taking_part, masks)
     if dense is not None and dense_path is not None:
         yield from _untouched(report, network, dense, dense_path, {layer.weight for layer in taking_part})
 
@@ -133,22 +135,22 @@ def _layers(level: LevelReport, network: Network, by_name: Mapping[str, Layer]) 
     )
 
 
-def _pattern(report: Report, level: LevelReport, network: Network, layers: Sequence[Layer]) -> Iterator[Check]:
+def _pattern(level: LevelReport, network: Network, layers: Sequence[Layer]) -> Iterator[Check]:
     """Prove that some mask of the pattern holds every weight that is not zero."""
-    pattern = _built(report, level, layers)
+    pattern = _built(level, layers)
     if pattern is None:
         return
     nonzero = torch.cat([(network.weights[layer.weight] != 0).reshape(-1) for layer in layers])
     outside = int((nonzero & ~pattern.keep(nonzero.float())).sum())
     yield Check(
-        what=f"pattern {_words(report)}",
+        what=f"pattern {_words(level.pattern)}",
         holds=outside == 0 and level.pattern_holds,
         seen=f"{outside} of {int(nonzero.sum())} nonzero weights break it",
     )
 
 
 def _masks(
-    report: Report, level: LevelReport, network: Network, layers: Sequence[Layer], masks: Mapping[str, Tensor]
+    level: LevelReport, network: Network, layers: Sequence[Layer], masks: Mapping[str, Tensor]
 ) -> Iterator[Check]:
     shapes = {layer.weight: layer.shape for layer in layers}
     given = {name: tuple(mask.shape) for name, mask in masks.items()}
@@ -170,11 +172,11 @@ def _masks(
         seen=f"{sum(alive.values())} of {pruned} are not"
         + "".join(f"; {name}" for name, n in alive.items() if n)[:500],
     )
-    pattern = _built(report, level, layers)
+    pattern = _built(level, layers)
     if pattern is not None:
         flat = torch.cat([masks[layer.weight].reshape(-1) for layer in layers])
         yield Check(
-            what=f"masks have the pattern {_words(report)}",
+            what=f"masks have the pattern {_words(level.pattern)}",
             holds=pattern.accepts(flat),
             seen=f"{int(flat.sum())} weights are kept; the pattern keeps {pattern.kept}",
         )
@@ -198,16 +200,15 @@ def _untouched(report: Report, network: Network, dense: Network, path: Path, tak
     )
 
 
-def _built(report: Report, level: LevelReport, layers: Sequence[Layer]) -> Pattern | None:
+def _built(level: LevelReport, layers: Sequence[Layer]) -> Pattern | None:
     """Return the pattern that the level must have; None where the report alone does not say it."""
-    spec = _PATTERN.validate_python(report.pruning.pattern)
-    if spec.type == "mask" or (spec.type != "n:m" and level.sparsity_requested is None):
-        return None  # the uploaded mask is not in the report; a goal decides its counts by itself
-    return build(spec, [layer.shape for layer in layers], level.sparsity_requested, None)
+    spec = _PATTERN.validate_python(level.pattern)
+    if spec.type == "mask":
+        return None  # the uploaded mask is not in the report
+    return build(spec, [layer.shape for layer in layers], level.sparsity_target, None)
 
 
-def _words(report: Report) -> str:
-    spec = report.pruning.pattern
+def _words(spec: Mapping[str, Any]) -> str:
     if spec["type"] == "n:m":
         return f"{spec['n']}:{spec['m']}"
     if spec["type"] == "block":

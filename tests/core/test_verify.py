@@ -137,7 +137,7 @@ def test_a_report_that_claims_too_much(made: Callable[[str], Path], tmp_path: Pa
     assert with_level(layers=[{**first, "shape": [784, 40]}, *rest]) == {"layer fc1"}
     assert with_level(layers=[{**first, "name": "fc9"}, *rest]) >= {"layer fc9"}
     assert with_level(layers=rest) >= {"masks fit"}
-    assert with_level(sparsity_requested=0.9) == {"pattern 4x1", "masks have the pattern 4x1"}
+    assert with_level(sparsity_target=0.9) == {"pattern 4x1", "masks have the pattern 4x1"}
 
 
 @pytest.mark.parametrize("report", [b"", b"{}", b"[]", b"\xff", b'{"pruning": {}}'])
