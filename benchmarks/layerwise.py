@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.layerwise [--networks ResNet20 ViT] [--seeds 3] [--write FILE]
 
 Every algorithm runs as a recipe would run it, with its default options, on one job's shared Grams; a seed draws the
-calibration images. Test images are only measured on. About five minutes on one core, half of them evaluation.
+calibration images. Test images are only measured on. About six CPU minutes, half of them evaluation.
 """
 
 from __future__ import annotations
