@@ -48,6 +48,8 @@ STAGES = (
 STEP_WEIGHT = 1.5
 #: The error of the layers' fits at which the global step takes the steps asked for, and how many times as many at most.
 TYPICAL_ERROR, MOST_STEPS = 0.2, 4.0
+#: Passes over the samples in one global step at most: few samples are soon learnt by heart.
+MOST_PASSES = 20
 #: States of earlier stages are kept while they take less than this.
 KEPT_BYTES = 2**30
 
@@ -160,7 +162,7 @@ class _Gradual:
         notes = [f"{len(way)} stages, each re-fitted layer by layer to the dense network's activations."]
         steps = math.ceil(options.joint_steps * min(MOST_STEPS, after / TYPICAL_ERROR))
         if steps:
-            joined = yield from self._join(fitted, weights, mask, steps)
+            joined, steps = yield from self._join(fitted, weights, mask, steps)
             weights = joined.weights
             objective |= {"joint_start": joined.start, "joint_end": joined.end}
             notes.append(_told(joined))
@@ -185,11 +187,14 @@ class _Gradual:
             self._done += 1
             yield self._step(f"stage {key}", done, total)
 
-    def _join(self, fitted: Fitted, weights: Tensor, mask: Tensor, steps: int) -> Generator[Step, None, Joined]:
+    def _join(
+        self, fitted: Fitted, weights: Tensor, mask: Tensor, steps: int
+    ) -> Generator[Step, None, tuple[Joined, int]]:
         task, options = self._task, self._options
         if self._losses is None:
             fit = yield from self._loss(self._data)
             self._losses = fit, (yield from self._loss(task.held_out))
+        steps = min(steps, MOST_PASSES * len(self._losses[0]))
         descent = global_step(
             *self._losses,
             task.layout,
@@ -206,7 +211,7 @@ class _Gradual:
                 done = next(descent)
             except StopIteration as end:
                 joined: Joined = end.value
-                return joined
+                return joined, steps
             if done > furthest:
                 furthest = done
                 self._done += STEP_WEIGHT * options.joint_steps / steps
