@@ -5,7 +5,7 @@
 18 3×3 convolutions are pruned (not the stem); sparsity counts all parameters; unstructured masks are global magnitude
 with a cap for each layer. Calibration images with crop and flip, without labels. Both kinds of targets: the paper's
 (one seed, the authors' number of images), and the dense network's (every seed). Options are the same for all rows of
-a kind. Nothing was chosen on the test images.
+a kind. Test accuracy of one seed was seen while the options were set (2 CG steps, for time).
 """
 
 from __future__ import annotations
@@ -237,13 +237,17 @@ def bars(found: Sequence[Row]) -> Iterator[str]:
             if (row.pattern, row.window, row.targets) != (pattern, window, "local"):
                 continue
             ratio, share = seconds / row.seconds, row.memory / 2**20 / megabytes
-            best = max(row.accuracy, row.recalibrated or 0.0)
-            met = best >= accuracy - 0.05 and ratio >= FASTER and share <= LEANER
+            cheap = ratio >= FASTER and share <= LEANER
+            met = "not met"
+            if cheap and row.accuracy >= accuracy - 0.05:
+                met = "met"
+            elif cheap and (row.recalibrated or 0.0) >= accuracy - 0.05:
+                met = "met only with recomputed statistics"
             yield (
                 f"{pattern}, K = {window}, their targets: accuracy {row.accuracy:.1f}, with recomputed batch-norm "
                 f"statistics {row.recalibrated or 0:.1f} (authors {accuracy}), in "
                 f"{ratio:.0f} times less CPU time (bar {FASTER}) and {share:.2f} of the memory (bar {LEANER}): "
-                f"{'met' if met else 'not met'}."
+                f"{met}."
             )
     for (pattern, window), (_, accuracy, seconds, _, _) in AUTHORS.items():
         part = [r for r in found if (r.pattern, r.window, r.targets) == (pattern, window, "dense")]
