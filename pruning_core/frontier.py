@@ -50,6 +50,8 @@ def _reach(task: PruningTask, recipe: Recipe, goal: Goal, clock: Clock) -> Gener
     The second search only goes where it would do better than the first.
     """
     pattern = recipe.select.pattern
+    if isinstance(pattern, Unstructured) and pattern.max_layer_sparsity is not None:
+        goal = goal.model_copy(update={"max_sparsity": min(goal.max_sparsity, pattern.max_layer_sparsity)})
     specs = [pattern]
     if isinstance(pattern, Unstructured) and not pattern.model_fields_set & {"scope", "max_layer_sparsity"}:
         specs.append(pattern.model_copy(update={"scope": "layer"}))

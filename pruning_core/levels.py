@@ -136,7 +136,7 @@ class Levels:
     def _select(self, pattern: Pattern) -> Generator[Step, None, Selection]:
         task, select = self._task, self._recipe.select
         entry = REGISTRY[select.algorithm]
-        options = entry.options.model_validate(select.options)
+        options = entry.parse(select.options)
         if pattern.kept == pattern.size:
             # Nothing is to go: the identity, whatever the algorithm would do to the survivors.
             note = "Sparsity 0: the network was left as it is."
@@ -150,7 +150,7 @@ class Levels:
     def _refine(self, key: str, selected: Selection) -> Generator[Step, None, Selection]:
         assert self._recipe.refine is not None
         entry = REFINERS[self._recipe.refine.algorithm]
-        options = entry.options.model_validate(self._recipe.refine.options)
+        options = entry.parse(self._recipe.refine.options)
         task = replace(self._task, checkpoints=Within(self._task.checkpoints, key))
         refined: Selection = yield from entry.run(task, options, selected)
         return _finite(refined)

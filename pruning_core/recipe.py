@@ -199,7 +199,12 @@ class Select(_Named):
         elif isinstance(self.pattern, Mask):
             if given is not None:
                 raise ValueError("sparsity: a mask has its own sparsity; leave it out")
-        elif given is None:
+        elif isinstance(self.pattern, Unstructured) and isinstance(given, float | tuple):
+            cap = self.pattern.max_layer_sparsity
+            most = max(given) if isinstance(given, tuple) else given
+            if cap is not None and most > cap:
+                raise ValueError(f"pattern: max_layer_sparsity {cap:g} is below the sparsity {most:g}")
+        if given is None and isinstance(self.pattern, Unstructured | Block):
             raise ValueError("sparsity: required with this pattern: a number, a list or a goal")
         offered = catalogue()[self.algorithm].get("patterns") if self.algorithm in catalogue() else None
         if offered is not None and self.pattern.type not in offered:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from pruning_core.algorithms import (
     alps,
@@ -27,6 +27,7 @@ from pruning_core.algorithms import (
 )
 from pruning_core.algorithms.checkpoints import Checkpoints, FolderCheckpoints, NoCheckpoints, Saved, Within, remember
 from pruning_core.algorithms.task import Algorithm, PruningTask, Refiner, Selection, Selector, Step
+from pruning_core.errors import RecipeError
 
 __all__ = [
     "REFINERS",
@@ -58,6 +59,22 @@ class Entry:
     source: str
     patterns: tuple[str, ...] | None
     needs_data: bool
+
+    def parse(self, options: Mapping[str, Any]) -> Any:
+        """Return the options with defaults filled in.
+
+        Raises:
+            RecipeError: They do not go together in a way that the JSON Schema cannot say.
+        """
+        try:
+            return self.options.model_validate(options)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise RecipeError(
+                "The recipe cannot be used: " + ": ".join(filter(None, (where, str(first["msg"])))),
+                advice="GET /algorithms shows every option with its range and default.",
+            ) from None
 
     @classmethod
     def of(cls, module: ModuleType) -> Entry:

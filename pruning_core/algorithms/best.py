@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -13,7 +13,7 @@ from pruning_core.algorithms.surgeon import best_of, rescaled, told
 from pruning_core.algorithms.task import PruningTask, Selection, Selector, Step, relay
 from pruning_core.errors import LimitExceeded, RecipeError
 from pruning_core.patterns import Block, Fixed, NofM, Pattern, Unstructured
-from pruning_core.recipe import Frozen
+from pruning_core.recipe import Frozen, catalogue
 
 SUMMARY = (
     "Run several algorithms with their defaults and return, at each level, the one that does best on held-out "
@@ -21,26 +21,24 @@ SUMMARY = (
 )
 SOURCE = "Ours: a choice, not a method"
 
-Name = Literal[
-    "magnitude", "obd", "obs", "woodfisher", "mfac", "cbs", "chita", "wanda", "sparsegpt", "alps", "exactobs", "gradual"
-]
-
 
 class Options(Frozen):
     """Options of the choice."""
 
-    of: tuple[Name, ...] = Field(
-        default=("magnitude", "wanda", "sparsegpt", "woodfisher", "mfac", "obs", "chita"),
+    of: tuple[str, ...] = Field(
+        default=("magnitude", "alps", "obs", "chita"),
         min_length=1,
+        json_schema_extra={"uniqueItems": True},
         description="The algorithms to run, each with its default options. One that cannot serve the pattern, or does "
         "not fit into memory, is left out, and the report says so.",
     )
 
     @field_validator("of")
     @classmethod
-    def _each_once(cls, value: tuple[Name, ...]) -> tuple[Name, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("expected each algorithm once")
+    def _known_and_each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = sorted(name for name, entry in catalogue().items() if entry["part"] == "select" and name != "best")
+        if len(set(value)) != len(value) or not set(value) <= set(known):
+            raise ValueError(f"expected each algorithm once, of: {', '.join(known)}")
         return value
 
 
@@ -56,9 +54,6 @@ def run(task: PruningTask, options: Options) -> Generator[Step, None, Selector]:
     selectors: dict[str, Selector] = {}
     left_out: dict[str, str] = {}
     for name, shown in zip(options.of, rescaled([1] * len(options.of)), strict=True):
-        if name not in REGISTRY:
-            left_out[name] = "not offered by this version"
-            continue
         entry = REGISTRY[name]
         own = replace(task, checkpoints=Within(task.checkpoints, f"best/{name}"))
         try:

@@ -20,7 +20,7 @@ from tests.core.exported import exported
 
 NETWORKS = ["mlp", "cnn", "vit", "bert"]
 #: Options that make an algorithm quick on tiny networks; the rest runs with its defaults.
-QUICK: Mapping[str, dict[str, Any]] = {}
+QUICK: Mapping[str, dict[str, Any]] = {"best": {"of": ["magnitude", "obd", "wanda"]}}
 PATTERNS: Mapping[str, dict[str, Any]] = {
     "layer": {"sparsity": 0.6, "pattern": {"type": "unstructured", "scope": "layer"}},
     "capped": {"sparsity": 0.6, "pattern": {"type": "unstructured", "max_layer_sparsity": 0.7}},

@@ -183,6 +183,11 @@ def test_layers_are_included_by_pattern() -> None:
         planned_layers(network, recipe(layers={"include": ["nothing"]}))
 
 
+def test_options_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(RecipeError, match="each algorithm once"):
+        finish(prune(mlp_network(), samples(mlp_network()), recipe("best", of=["best"])))
+
+
 def test_bad_weights_and_gradients_are_refused() -> None:
     network = mlp_network()
     broken = network.with_weights({"2.weight": torch.full((10, 16), torch.nan)})

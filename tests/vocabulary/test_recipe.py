@@ -43,7 +43,11 @@ def test_options_of_the_algorithm_stand_beside_the_common_fields() -> None:
         ({"select": {"algorithm": "chita", "sparsity": []}}, "recipe.select.sparsity", "rising list"),
         ({"select": {"algorithm": "chita", "sparsity": [0.5, 1.0]}}, "recipe.select.sparsity", "less than 1"),
         ({"select": {"algorithm": "chita", "sparsity": {}}}, "recipe.select.sparsity", "exactly one of"),
-        ({"select": {"algorithm": "chita", "sparsity": {"max_drop": 1}}}, "recipe.select.sparsity.max_drop", "not permitted"),
+        (
+            {"select": {"algorithm": "chita", "sparsity": {"max_drop": 1}}},
+            "recipe.select.sparsity.max_drop",
+            "not permitted",
+        ),
         (
             {"select": {"algorithm": "chita", "sparsity": {"max_accuracy_drop": 0.1, "max_loss_increase": 0.1}}},
             "recipe.select.sparsity",
@@ -62,6 +66,11 @@ def test_options_of_the_algorithm_stand_beside_the_common_fields() -> None:
         ),
         ({"select": {"algorithm": "chita", "sparsity": 0.5, "pattern": "4x1x1"}}, "recipe.select.pattern", "offered"),
         ({"select": {"algorithm": "chita", "sparsity": 0.5, "pattern": "mask"}}, "recipe.select.sparsity", "its own"),
+        (
+            {"select": {"algorithm": "chita", "sparsity": [0.5, 0.9], "pattern": {"max_layer_sparsity": 0.8}}},
+            "recipe.select.pattern",
+            "below the sparsity 0.9",
+        ),
         ({"select": {"algorithm": "snows", "sparsity": 0.5}}, "recipe.select", "unknown algorithm"),
         ({"refine": {"algorithm": "chita"}}, "recipe.refine", "unknown algorithm"),
         ({"select": {"algorithm": "prune-o-matic", "sparsity": 0.9}}, "recipe.select", "offered: "),
