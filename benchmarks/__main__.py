@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -26,7 +27,8 @@ from benchmarks.problems import ASSETS
 
 HERE = Path(__file__).parent
 SECTIONS = {
-    "chita": "CHITA, one-shot and in stages",
+    "chita": "CHITA's solvers beside the authors' code",
+    "chita_accuracy": "CHITA as a job runs it, one-shot and in stages",
     "classics": "The classical methods",
     "layerwise": "Layer by layer",
     "snows": "SNOWS",
@@ -46,7 +48,8 @@ def make(name: str, seeds: int) -> None:
     torch.set_num_threads(1)
     module = importlib.import_module(f"benchmarks.{name}")
     started, cpu = time.perf_counter(), time.process_time()
-    tables = module.markdown(module.run(seeds))
+    asked = {"seeds": seeds} if "seeds" in inspect.signature(module.run).parameters else {}
+    tables = module.markdown(module.run(**asked))
     spent = f"{time.perf_counter() - started:.0f} s, {time.process_time() - cpu:.0f} CPU s"
     text = (
         f"## {SECTIONS[name]}\n\nMachine: {machine()}. {seeds} seeds; this section took {spent}.\n\n{tables.strip()}\n"
@@ -68,8 +71,10 @@ def assemble() -> str:
         "|---|---|---|",
     ]
     for name, text in pages.items():
-        met, missed = len(re.findall(r"\bmet\b", text)), len(re.findall(r"\bmissed\b", text))
-        lines.append(f"| {SECTIONS[name]} | {met} | {missed} |")
+        missed = len(re.findall(r"\bnot met\b|\bmissed by\b|\bshort by\b", text))
+        met = len(re.findall(r"(?<!not )\bmet\b", text))
+        if met + missed:
+            lines.append(f"| {SECTIONS[name]} | {met} | {missed} |")
     lines += ["", *(text for text in pages.values())]
     return "\n".join(lines)
 
