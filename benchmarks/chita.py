@@ -1,7 +1,5 @@
 """CHITA on the papers' two networks: accuracy, Q, seconds, memory, beside the authors' figures and a baseline.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.chita [--networks MLPNet ResNet20] [--seeds 3] [--write]
-
 The assets are looked for in $PRUNING_ASSETS, else in ../shared/assets. Solver time is CPU time of one thread, from
 the gradients in our own storage to the weights; the baseline (``reference_chita``) runs on the same gradients in the
 same run. Q is evaluated in float64, by one definition for all, with the ridge of the column.
@@ -9,28 +7,22 @@ same run. Q is evaluated in float64, by one definition for all, with the ridge o
 
 from __future__ import annotations
 
-import argparse
-import ctypes
 import math
-import platform
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from statistics import mean
 
 import torch
 from torch import Tensor
 
-from benchmarks.problems import ASSETS, ROWS, Problem, mlpnet, resnet20
+from benchmarks.measure import accuracy, measured
+from benchmarks.problems import ROWS, Problem, mlpnet, resnet20
 from benchmarks.reference_chita import ITERATIONS, TOLERANCE, reference_chita
 from benchmarks.tables import AUTHORS
 from pruning_core.algorithms.chita_curvature import free_first
-from pruning_core.curvature import GradientRows, Layout, collect_columns, predict, resolve_labels
+from pruning_core.curvature import GradientRows, Layout, collect_columns, resolve_labels
 from pruning_core.curvature.gram import BlockGram
 from pruning_core.patterns import Unstructured
 from pruning_core.pipeline import finish
@@ -44,39 +36,12 @@ from pruning_core.solvers import (
 )
 
 COLUMNS = ("MP", "BSO", "LS", "CHITA", "swaps")
-RESULTS = Path(__file__).with_name("RESULTS.md")
 SWAPS = 20
 #: Times faster than the authors' code, at least: column -> factor; and than one backward per sample: network -> factor.
 FASTER = {"CHITA": 20.0, "LS": 1.2, "BSO": 4.0}
+#: Bytes beyond G at most, as a part of G's.
+MEMORY = 0.5
 GRADIENTS_FASTER, GRADIENT_ERROR = {"MLPNet": 2.5, "ResNet20": 1.5}, 1e-5
-
-
-@dataclass(frozen=True)
-class Run:
-    """One solve: weights, CPU seconds, bytes above what was resident before."""
-
-    weights: Tensor
-    seconds: float
-    memory: int
-
-
-def measured(solve: Callable[[], Tensor]) -> Run:
-    """Run a solve with the kernel's peak counter of this process reset."""
-    # What the allocator kept of earlier solves goes back first, or a solve that reuses it would seem to need none.
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS:")
-    started = time.process_time()
-    weights = solve()
-    seconds = time.process_time() - started
-    return Run(weights, seconds, max(0, _status("VmHWM:") - before))
-
-
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def objective(columns: Tensor, move: Tensor, ridge: float) -> float:
@@ -112,13 +77,7 @@ class Case:
 
     def accuracy(self, weights: Tensor) -> float:
         """Return per cent right on the test images."""
-        test, right = self.problem.test, 0
-        with torch.no_grad():
-            for start in range(0, len(test), 128):
-                part = test.subset(slice(start, start + 128))
-                output = predict(self.problem.network, part.inputs, self.layout.split(weights))
-                right += int((output.argmax(1) == part.labels).sum())
-        return 100 * right / len(test)
+        return accuracy(self.problem.network, self.layout.split(weights), self.problem.test)
 
     def solve(self, column: str, k: int, ridge: float) -> Tensor:
         """Return the weights of one column of the table."""
@@ -178,7 +137,7 @@ def table(problem: Problem, seeds: int, baseline_seeds: int) -> list[str]:
             found.setdefault((sparsity, column), []).append(row)
         del case
     lines = [
-        f"## {problem.name}: p = {p}, n = {ROWS}, B = {problem.batch_size}",
+        f"### {problem.name}: p = {p}, n = {ROWS}, B = {problem.batch_size}",
         "",
         f"λ: {', '.join(f'{c} {r:g}' for c, r in problem.ridges.items())}. Accuracy: mean over {seeds} seeds of the "
         f"sample choice [lowest, highest]; Q and seconds of seed 0 beside the baseline of the same run. Gradients: "
@@ -188,12 +147,13 @@ def table(problem: Problem, seeds: int, baseline_seeds: int) -> list[str]:
         "| than the baseline | MB | bar |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    room = MEMORY * 4 * ROWS * p
     for (sparsity, column), runs in found.items():
-        lines.append(_line(problem.name, sparsity, column, runs, found.get((sparsity, "baseline"))))
+        lines.append(_line(problem.name, sparsity, column, runs, found.get((sparsity, "baseline")), room))
     return [*lines, ""]
 
 
-def _line(network: str, sparsity: float, column: str, runs: list, baseline: list | None) -> str:
+def _line(network: str, sparsity: float, column: str, runs: list, baseline: list | None, room: float) -> str:
     theirs = (*AUTHORS[network][sparsity].get(column, ()), None, None, None)[:3]
     accuracies = [run[0] for run in runs]
     _, q, seconds, memory = runs[0]
@@ -209,21 +169,24 @@ def _line(network: str, sparsity: float, column: str, runs: list, baseline: list
         _number(theirs[1] / seconds if theirs[1] and column != "MP" else None, ".0f"),
         _number(baseline[0][2] / seconds if baseline and column == "CHITA" else None, ".0f"),
         f"{memory / 1e6:.0f}",
-        _verdict(column, seconds, q, theirs, baseline),
+        _verdict(column, runs[0], theirs, baseline, room),
     ]
     return "| " + " | ".join(cells) + " |"
 
 
-def _verdict(column: str, seconds: float, q: float, theirs: tuple, baseline: list | None) -> str:
-    """Say whether a solver is as fast as it should be, at a Q no higher than the slow one's."""
+def _verdict(column: str, run: Row, theirs: tuple, baseline: list | None, room: float) -> str:
+    """Say whether a solver is as fast and lean as it should be, at a Q no higher than the slow one's."""
+    _, q, seconds, memory = run
     if column not in FASTER or theirs[1] is None:
         return "–"
     short = []
     if theirs[1] / seconds < FASTER[column]:
         short.append(f"{theirs[1] / seconds:.1f} times faster, not {FASTER[column]:g}")
+    if memory > room:
+        short.append(f"{memory / 1e6:.0f} MB, not {room / 1e6:.0f}")
     if column == "CHITA" and baseline and q > baseline[0][1]:
         short.append("Q above the baseline's")
-    return "; ".join(short) or "met"
+    return "not met: " + "; ".join(short) if short else "met"
 
 
 def _number(value: float | None, form: str) -> str:
@@ -251,21 +214,11 @@ def gradients(problem: Problem, count: int) -> str:
     return f"| {problem.name} | {count} | {times} | {ratio:.1f} | {error:.1e} | {verdict} |"
 
 
-def machine() -> str:
-    """Say what this ran on."""
-    models = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
-    cpu = models[0].split(":")[1].strip() if models else platform.processor()
-    versions = f"torch {torch.__version__}; python {platform.python_version()}"
-    return f"{datetime.now(UTC).date()}; {len(models)} × {cpu}; one thread; {versions}"
-
-
 def run(networks: Sequence[str] = ("MLPNet", "ResNet20"), seeds: int = 3, baseline_seeds: int = 1) -> list[str]:
     """Measure every table; return its lines."""
     torch.set_num_threads(1)
     makers = {"MLPNet": mlpnet, "ResNet20": resnet20}
     lines = [
-        f"Machine: {machine()}.",
-        "",
         "Columns as in the CHITA paper: MP magnitude, BSO block refit and LS global refit of the magnitude mask, CHITA "
         "the whole solver, *swaps* with the swap search after it; *baseline*: `reference_chita.py`, the paper's "
         "algorithm written plainly in float64. "
@@ -279,7 +232,7 @@ def run(networks: Sequence[str] = ("MLPNet", "ResNet20"), seeds: int = 3, baseli
     for name in networks:
         lines += table(makers[name](), seeds, baseline_seeds)
     lines += [
-        "## Per-sample gradients",
+        "### Per-sample gradients",
         "",
         "CPU seconds, best of three; error: relative difference over the last block of rows.",
         "",
@@ -294,27 +247,5 @@ def run(networks: Sequence[str] = ("MLPNet", "ResNet20"), seeds: int = 3, baseli
 
 
 def markdown(lines: Sequence[str]) -> str:
-    """Return the page of what `run` measured."""
-    head = "Generated by `OMP_NUM_THREADS=1 python -m benchmarks.chita --write`; do not edit."
-    return "\n".join(["# Results", "", head, "", *lines])
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=("MLPNet", "ResNet20"), default=["MLPNet", "ResNet20"])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--baseline-seeds", type=int, default=1, help="seeds for which the slow baseline runs too")
-    parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md")
-    chosen = parser.parse_args()
-    if not ASSETS.is_dir():
-        print(f"No assets at {ASSETS}; set PRUNING_ASSETS. Nothing was measured.")
-        return 0
-    text = markdown(run(chosen.networks, chosen.seeds, chosen.baseline_seeds))
-    print(text)
-    if chosen.write:
-        RESULTS.write_text(text, "utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    """Return the section of what `run` measured."""
+    return "\n".join(lines)

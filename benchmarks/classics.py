@@ -1,26 +1,21 @@
 """The classical methods on the papers' two networks: accuracy, CPU seconds and memory beside the published columns.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.classics [--networks MLPNet ResNet20] [--methods obs cbs] [--seeds 3]
-
 Every method runs as a recipe would run it, with its default options, on one job's shared statistics; choices are made
 on training images that are not among those the gradients were taken from. Test images are only measured on.
 """
 
 from __future__ import annotations
 
-import argparse
-import ctypes
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 
-from benchmarks.problems import ASSETS, Problem, mlpnet, resnet20
+from benchmarks.measure import Meter
+from benchmarks.problems import Problem, mlpnet, resnet20
 from benchmarks.tables import AUTHORS
 from pruning_core.algorithms import REGISTRY, PruningTask, Selection
 from pruning_core.algorithms.surgeon import weights_of
@@ -73,29 +68,17 @@ class Row:
     chosen: str
 
 
-def run(
-    seeds: int = 3, networks: Sequence[str] = ("MLPNet", "ResNet20"), methods: Sequence[str] | None = None
-) -> list[Row]:
-    """Measure these methods (None: all) on these networks."""
+def run(seeds: int = 3) -> list[Row]:
+    """Measure every method on both networks."""
     makers: Mapping[str, Callable[[], Problem]] = {"MLPNet": mlpnet, "ResNet20": resnet20}
     rows = []
-    for name in networks:
+    for name, methods in METHODS.items():
         problem = makers[name]()
         for seed in range(seeds):
             job = task(problem, seed)
-            for method in [m for m in METHODS[name] if methods is None or m in methods]:
-                options = METHODS[name][method]
+            for method, options in methods.items():
                 rows += measure(problem, job, method, options)
-                for row in rows[-len(problem.sparsities) :]:
-                    print(
-                        name,
-                        seed,
-                        method,
-                        row.sparsity,
-                        f"{row.accuracy:.2f} {row.seconds:.2f} s",
-                        row.chosen,
-                        flush=True,
-                    )
+                print(*rows[-len(problem.sparsities) :], sep="\n", flush=True)
     return rows
 
 
@@ -123,12 +106,9 @@ def _others(data: Dataset, taken: Dataset) -> Dataset:
 def measure(problem: Problem, job: PruningTask, method: str, options: Mapping[str, Any]) -> list[Row]:
     """Run one method at all sparsities of the table."""
     entry = REGISTRY[method]
-    # What the allocator kept of earlier work goes back first, or a method that reuses it would seem to need none.
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before, started = _status("VmRSS:"), time.process_time()
+    meter = Meter()
     select = finish(entry.run(job, entry.options.model_validate(options)))
-    statistics = time.process_time() - started
+    statistics = meter.seconds
     made: dict[float, tuple[Selection, float]] = {}
     for sparsity in problem.sparsities:
         started = time.process_time()
@@ -136,7 +116,7 @@ def measure(problem: Problem, job: PruningTask, method: str, options: Mapping[st
         selection = finish(select(pattern))
         made[sparsity] = (selection, time.process_time() - started)
         assert pattern.accepts(selection.mask)
-    memory = max(0, _status("VmHWM:") - before)
+    memory = meter.memory
     candidates = {str(sparsity): weights_of(job, selection) for sparsity, (selection, _) in made.items()}
     found = compare(job.network, candidates, problem.test)
     return [
@@ -155,13 +135,6 @@ def measure(problem: Problem, job: PruningTask, method: str, options: Mapping[st
     ]
 
 
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 def markdown(rows: Sequence[Row]) -> str:
     """Return the tables, one for each network."""
     lines: list[str] = []
@@ -171,7 +144,7 @@ def markdown(rows: Sequence[Row]) -> str:
         sparsities = list(dict.fromkeys(row.sparsity for row in part))
         seeds = len({row.seed for row in part})
         lines += [
-            f"### The classical methods on {network}",
+            f"### {network}",
             "",
             f"Accuracy % on the test images: mean of {seeds} seeds [lowest, highest]. In brackets behind: M-FAC's and "
             "WoodFisher's published figure, for magnitude the one of the authors' code. One shot, default options"
@@ -222,22 +195,3 @@ def _verdicts(network: str, rows: Sequence[Row]) -> list[str]:
             word = "met" if own >= figure else f"missed by {figure - own:.2f}"
             lines.append(f"- {method} at {sparsity:g}: {own:.2f} against {figure:.2f}: {word}")
     return lines
-
-
-def main() -> int:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS["MLPNet"]))
-    chosen = parser.parse_args()
-    if not ASSETS.is_dir():
-        print(f"No assets at {ASSETS}; set PRUNING_ASSETS. Nothing was measured.")
-        return 0
-    torch.set_num_threads(1)
-    print(markdown(run(chosen.seeds, chosen.networks, chosen.methods)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

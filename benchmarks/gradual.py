@@ -1,33 +1,26 @@
 """Gradual select-refine: the whole curve from one run, and N:M, on ResNet20; and beside others on a small transformer.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.gradual [--parts unstructured n:m ViT] [--seeds 3] [--write FILE]
-
 A seed draws the calibration images (random crop and flip, no labels): FIT of them are fitted to, HELD_OUT more serve
 the choices (whether and how far the global step goes). Test images are only measured on. Default options. All
 prunable weights are pruned and counted, the shortcuts' 1×1 convolutions too. Seconds are CPU seconds of one thread,
-from the dense network on, cumulated over the levels of one run. About ten minutes of CPU time a seed.
+from the dense network on, cumulated over the levels of one run.
 """
 
 from __future__ import annotations
 
-import argparse
-import ctypes
-import json
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import mean, stdev
 
 import torch
 from torch import Tensor
 
-from benchmarks.layerwise import _status, _vit
-from benchmarks.problems import ASSETS, resnet20
+from benchmarks.layerwise import vit
+from benchmarks.measure import Meter, accuracy
+from benchmarks.problems import resnet20
 from pruning_core.algorithms import REFINERS, REGISTRY, PruningTask, Selection, gradual
 from pruning_core.calibration import Dataset
-from pruning_core.curvature import Layout, predict
+from pruning_core.curvature import Layout
 from pruning_core.network import Network
 from pruning_core.patterns import NofM, Pattern, Unstructured
 from pruning_core.pipeline import finish
@@ -60,13 +53,13 @@ class Row:
     memory: int
 
 
-def run(seeds: int = 3, parts: Sequence[str] = PARTS) -> list[Row]:
+def run(seeds: int = 3) -> list[Row]:
     """Measure; the dense accuracies are the method ``'dense'``."""
     rows: list[Row] = []
-    for part in parts:
+    for part in PARTS:
         for row in _transformer(seeds) if part == "ViT" else _resnet(part, seeds):
             rows.append(row)
-            print(json.dumps(asdict(row)), flush=True)
+            print(row, flush=True)
     return rows
 
 
@@ -80,7 +73,7 @@ def _resnet(part: str, seeds: int) -> Iterator[Row]:
     else:
         patterns = {f"{s:g}": Unstructured.of(layout.sizes, s) for s in SPARSITIES}
     weights = layout.flatten(network.weights)
-    dense = accuracy(network, layout, weights, problem.test)
+    dense = accuracy(network, layout.split(weights), problem.test)
     yield Row(part=part, method="dense", level="dense", seed=0, accuracy=dense, seconds=0, memory=0)
     for seed in range(seeds):
         images = problem.calibration(seed).inputs[0]
@@ -91,13 +84,13 @@ def _resnet(part: str, seeds: int) -> Iterator[Row]:
 
 
 def _transformer(seeds: int) -> Iterator[Row]:
-    problem = _vit()
+    problem = vit()
     layout = Layout(problem.network.layers)
     shapes = tuple(layer.shape for layer in layout.layers)
     patterns: dict[str, Pattern] = {f"{s:g}": Unstructured.of(layout.sizes, s) for s in (0.7, 0.8, 0.9)}
     patterns |= {"2:4": NofM(shapes, 2, 4), "1:4": NofM(shapes, 1, 4)}
     weights = layout.flatten(problem.network.weights)
-    dense = accuracy(problem.network, layout, weights, problem.test)
+    dense = accuracy(problem.network, layout.split(weights), problem.test)
     yield Row(part="ViT", method="dense", level="dense", seed=0, accuracy=dense, seconds=0, memory=0)
     for seed in range(seeds):
         images = problem.calibration(seed).inputs[0]
@@ -121,10 +114,7 @@ def _task(network: Network, layout: Layout, fit: Tensor, held_out: Tensor, seed:
 
 def _levels(part: str, method: str, task: PruningTask, patterns: Mapping[str, Pattern], test: Dataset) -> Iterator[Row]:
     """Run all levels, sparser ones later, then test; ``'snows'`` re-fits the magnitude mask."""
-    # What the allocator kept of earlier work goes back first, or a run that reuses it would seem to need none.
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before, started = _status("VmRSS:"), time.process_time()
+    meter = Meter()
     name = "gradual" if method == "gradual" else "magnitude"
     select = finish(REGISTRY[name].run(task, REGISTRY[name].options()))
     found: list[tuple[str, Selection, float, int]] = []
@@ -134,8 +124,8 @@ def _levels(part: str, method: str, task: PruningTask, patterns: Mapping[str, Pa
             selection = finish(REFINERS["snows"].run(task, REFINERS["snows"].options(), selection))
         if not pattern.accepts(selection.mask):
             raise AssertionError(f"{method} does not meet the pattern {level}")
-        found.append((level, selection, time.process_time() - started, max(0, _status("VmHWM:") - before)))
-        print(part, method, level, f"{time.process_time() - started:.1f} s", *selection.notes[-1:], flush=True)
+        found.append((level, selection, meter.seconds, meter.memory))
+        print(part, method, level, f"{meter.seconds:.1f} s", *selection.notes[-1:], flush=True)
     for level, selection, seconds, memory in found:
         values = task.weights if selection.weights is None else selection.weights
         pruned = torch.where(selection.mask, values, torch.zeros_like(values))
@@ -144,29 +134,16 @@ def _levels(part: str, method: str, task: PruningTask, patterns: Mapping[str, Pa
             method=method,
             level=level,
             seed=task.seed,
-            accuracy=accuracy(task.network, task.layout, pruned, test),
+            accuracy=accuracy(task.network, task.layout.split(pruned), test),
             seconds=seconds,
             memory=memory,
         )
-
-
-def accuracy(network: Network, layout: Layout, weights: Tensor, test: Dataset) -> float:
-    """Return per cent right on the test images."""
-    right = 0
-    with torch.no_grad():
-        for start in range(0, len(test), 128):
-            part = test.subset(slice(start, start + 128))
-            output = predict(network, part.inputs, layout.split(weights))
-            right += int((output.argmax(1) == part.labels).sum())
-    return 100 * right / len(test)
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """Return the tables, with each bar and whether it is met."""
     options = gradual.Options()
     lines = [
-        "## Gradual select-refine",
-        "",
         f"{FIT} unlabelled calibration images with crop and flip, and {HELD_OUT} held out for choices; default options "
         f"(global step: {options.joint_steps} steps at 0.9). Accuracy %: mean over seeds ± standard deviation; *s*: "
         "CPU seconds of one thread since the run began: one run gives the whole curve. *MB*: peak of resident memory "
@@ -240,24 +217,3 @@ def _spread(values: Sequence[float]) -> str:
 
 def _verdict(value: float, bar: float) -> str:
     return "met" if value >= bar else f"missed by {bar - value:.2f}"
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--write", type=Path, help="write the tables into this file")
-    chosen = parser.parse_args()
-    if not ASSETS.is_dir():
-        print(f"No assets at {ASSETS}; set PRUNING_ASSETS. Nothing was measured.")
-        return 0
-    torch.set_num_threads(1)
-    text = markdown(run(chosen.seeds, chosen.parts))
-    print(text)
-    if chosen.write:
-        chosen.write.write_text(text, "utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,31 +1,25 @@
 """The layer-wise algorithms side by side: ResNet20, and a small vision transformer that is trained here.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.layerwise [--networks ResNet20 ViT] [--seeds 3] [--write FILE]
-
 Every algorithm runs as a recipe would run it, with its default options, on one job's shared Grams; a seed draws the
-calibration images. Test images are only measured on. About six CPU minutes, half of them evaluation.
+calibration images. Test images are only measured on.
 """
 
 from __future__ import annotations
 
-import argparse
-import ctypes
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from benchmarks.problems import ASSETS, resnet20
+from benchmarks.measure import Meter, accuracy
+from benchmarks.problems import resnet20
 from benchmarks.small_vit import small_vit
 from pruning_core.algorithms import REGISTRY, PruningTask, Selection
 from pruning_core.calibration import Dataset
-from pruning_core.curvature import Layout, predict
+from pruning_core.curvature import Layout
 from pruning_core.network import Network
 from pruning_core.patterns import Fixed, NofM, Pattern, Unstructured
 from pruning_core.pipeline import finish
@@ -77,15 +71,15 @@ class Row:
     memory: int = 0
 
 
-def run(seeds: int = 3, networks: Sequence[str] = ("ResNet20", "ViT")) -> list[Row]:
-    """Measure every method on these networks; the dense accuracy is the level ``'dense'``."""
-    makers: Mapping[str, Callable[[], Problem]] = {"ResNet20": _resnet, "ViT": _vit}
+def run(seeds: int = 3) -> list[Row]:
+    """Measure every method on both networks; the dense accuracy is the level ``'dense'``."""
+    makers: Mapping[str, Callable[[], Problem]] = {"ResNet20": _resnet, "ViT": vit}
     rows: list[Row] = []
-    for name in networks:
-        problem = makers[name]()
+    for name, make in makers.items():
+        problem = make()
         layout = Layout(tuple(layer for layer in problem.network.layers if layer.name in problem.layers))
         weights = layout.flatten(problem.network.weights)
-        dense = accuracy(problem, layout, weights)
+        dense = accuracy(problem.network, layout.split(weights), problem.test)
         rows.append(Row(network=name, method="dense", level="dense", accuracy=dense))
         for seed in range(seeds):
             data = problem.calibration(seed)
@@ -122,12 +116,9 @@ def measure(problem: Problem, job: PruningTask, method: str, seed: int) -> Itera
     """Run one method at every level, and test what it gives."""
     name, options, only_refit = METHODS[method]
     entry = REGISTRY[name]
-    # What the allocator kept of earlier work goes back first, or a method that reuses it would seem to need none.
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before, started = _status("VmRSS:"), time.process_time()
+    meter = Meter()
     select = finish(entry.run(job, entry.options.model_validate(options)))
-    statistics = time.process_time() - started
+    statistics = meter.seconds
     found: list[tuple[str, Selection, float, int]] = []
     for level, pattern in levels(problem, job.layout).items():
         asked = Fixed(pattern.keep(job.weights.abs())) if only_refit else pattern
@@ -136,15 +127,16 @@ def measure(problem: Problem, job: PruningTask, method: str, seed: int) -> Itera
         seconds = time.process_time() - started
         if not pattern.accepts(selection.mask):
             raise AssertionError(f"{method} does not meet the pattern {level}")
-        found.append((level, selection, seconds, max(0, _status("VmHWM:") - before)))
+        found.append((level, selection, seconds, meter.memory))
     for level, selection, seconds, memory in found:
         values = job.weights if selection.weights is None else selection.weights
+        pruned = torch.where(selection.mask, values, torch.zeros_like(values))
         yield Row(
             network=problem.name,
             method=method,
             level=level,
             seed=seed,
-            accuracy=accuracy(problem, job.layout, torch.where(selection.mask, values, torch.zeros_like(values))),
+            accuracy=accuracy(problem.network, job.layout.split(pruned), problem.test),
             error=selection.objective.get("end", float("nan")),
             statistics=statistics,
             seconds=seconds,
@@ -152,22 +144,9 @@ def measure(problem: Problem, job: PruningTask, method: str, seed: int) -> Itera
         )
 
 
-def accuracy(problem: Problem, layout: Layout, weights: Tensor) -> float:
-    """Return per cent right on the test images."""
-    right = 0
-    with torch.no_grad():
-        for start in range(0, len(problem.test), 128):
-            part = problem.test.subset(slice(start, start + 128))
-            output = predict(problem.network, part.inputs, layout.split(weights))
-            right += int((output.argmax(1) == part.labels).sum())
-    return 100 * right / len(problem.test)
-
-
 def markdown(rows: Sequence[Row]) -> str:
     """Return the tables: a line for each method, a column for each level."""
     lines = [
-        "## Layer-wise algorithms",
-        "",
         f"{SAMPLES} unlabelled calibration images, default options, dense inputs where not said otherwise. Accuracy %: "
         "mean over seeds ± standard deviation; *error*: relative squared error of a layer's outputs on the calibration "
         "images, %, mean over layers; *s*: CPU seconds of the level on one thread. *statistics s*: before the first "
@@ -205,13 +184,6 @@ def _cell(rows: Sequence[Row]) -> str:
     return f"{mean(values):.2f}{spread}, {shown}, {mean(row.seconds for row in rows):.2f}"
 
 
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 def _resnet() -> Problem:
     given = resnet20()
 
@@ -229,7 +201,7 @@ def _resnet() -> Problem:
     )
 
 
-def _vit() -> Problem:
+def vit() -> Problem:
     network, train, test = small_vit()
 
     def calibration(seed: int) -> Dataset:
@@ -245,24 +217,3 @@ def _vit() -> Problem:
         scope="layer",
         sparsities=(0.5, 0.7, 0.8),
     )
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=("ResNet20", "ViT"), default=["ResNet20", "ViT"])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--write", type=Path, help="write the tables into this file")
-    chosen = parser.parse_args()
-    if not ASSETS.is_dir():
-        print(f"No assets at {ASSETS}; set PRUNING_ASSETS. Nothing was measured.")
-        return 0
-    torch.set_num_threads(1)
-    text = markdown(run(chosen.seeds, chosen.networks))
-    print(text)
-    if chosen.write:
-        chosen.write.write_text(text, "utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

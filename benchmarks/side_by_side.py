@@ -25,7 +25,9 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from benchmarks.chita import ROWS, Case, machine, measured, objective
+from benchmarks.chita import ROWS, Case, objective
+from benchmarks.machine import machine
+from benchmarks.measure import measured
 from benchmarks.problems import ASSETS, mlpnet, resnet20
 from pruning_core.curvature import blocks_of
 
