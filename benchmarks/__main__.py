@@ -51,9 +51,8 @@ def make(name: str, seeds: int) -> None:
     asked = {"seeds": seeds} if "seeds" in inspect.signature(module.run).parameters else {}
     tables = module.markdown(module.run(**asked))
     spent = f"{time.perf_counter() - started:.0f} s, {time.process_time() - cpu:.0f} CPU s"
-    text = (
-        f"## {SECTIONS[name]}\n\nMachine: {machine()}. {seeds} seeds; this section took {spent}.\n\n{tables.strip()}\n"
-    )
+    of = f"{seeds} seeds" if asked else "One seed"
+    text = f"## {SECTIONS[name]}\n\nMachine: {machine()}. {of}; this section took {spent}.\n\n{tables.strip()}\n"
     page(name).parent.mkdir(exist_ok=True)
     page(name).write_text(text, "utf-8")
 
