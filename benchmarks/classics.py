@@ -17,8 +17,7 @@ import torch
 from benchmarks.measure import Meter
 from benchmarks.problems import Problem, mlpnet, resnet20
 from benchmarks.tables import AUTHORS
-from pruning_core.algorithms import REGISTRY, PruningTask, Selection
-from pruning_core.algorithms.surgeon import weights_of
+from pruning_core.algorithms import REGISTRY, PruningTask, Selection, weights_of
 from pruning_core.calibration import Dataset
 from pruning_core.curvature import Layout
 from pruning_core.evaluate import compare

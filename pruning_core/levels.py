@@ -11,7 +11,18 @@ from torch import Tensor
 
 from pruning_core import recipe
 from pruning_core.accounts import Clock
-from pruning_core.algorithms import REFINERS, REGISTRY, PruningTask, Saved, Selection, Selector, Step, Within, remember
+from pruning_core.algorithms import (
+    REFINERS,
+    REGISTRY,
+    PruningTask,
+    Saved,
+    Selection,
+    Selector,
+    Step,
+    Within,
+    remember,
+    weights_of,
+)
 from pruning_core.errors import Diverged
 from pruning_core.evaluate import compare, standing
 from pruning_core.patterns import Pattern, build
@@ -20,6 +31,8 @@ from pruning_core.report import Progress, Quality
 #: How much of the work comes before what was made is evaluated, for progress; statistics and levels share it.
 WORK_SHARE = 0.95
 STATISTICS_SHARE = 0.5
+#: Names of a selection's buffers in its checkpoint begin with this.
+_BUFFER = "buffer:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +104,7 @@ class Levels:
             tensors = {"mask": selection.mask}
             if selection.weights is not None:
                 tensors["weights"] = selection.weights
+            tensors |= {f"{_BUFFER}{name}": value for name, value in selection.buffers.items()}
             facts = {
                 "objective": dict(selection.objective),
                 "options": dict(selection.options),
@@ -108,6 +122,7 @@ class Levels:
             objective=found.facts["objective"],
             options=found.facts["options"],
             notes=tuple(found.facts["notes"]),
+            buffers={name[len(_BUFFER) :]: value for name, value in tensors.items() if name.startswith(_BUFFER)},
         )
 
     def _shown(
@@ -167,7 +182,7 @@ class Levels:
         task = self._task
         plain = Selection(mask=pattern.keep(task.weights.abs()))
         candidates = {"refined": refined, "selected": selected, "magnitude": plain}
-        weights = {name: selected_weights(task, s) for name, s in candidates.items() if s is not None}
+        weights = {name: weights_of(task, s) for name, s in candidates.items() if s is not None}
         found = compare(task.network, weights, task.held_out)
         own = "refined" if refined is not None else "selected"
         best = max(weights, key=lambda name: (standing(found[name]), name == own, name == "selected"))
@@ -194,18 +209,6 @@ class Levels:
             refine_options=None if refined is None else dict(refined.options),
             fell_back=best != own and best == "magnitude",
         )
-
-
-def selected_weights(task: PruningTask, selection: Selection) -> dict[str, Tensor]:
-    """Return weight name -> values of a selection: exact zeros off the mask, in the weights' own dtypes."""
-    masks = task.layout.split(selection.mask)
-    values = None if selection.weights is None else task.layout.split(selection.weights)
-    out = {}
-    for name, mask in masks.items():
-        given = task.network.weights[name].detach()
-        value = given if values is None else values[name].to(given.dtype)
-        out[name] = torch.where(mask, value, torch.zeros_like(given))
-    return out
 
 
 def _finite(selection: Selection) -> Selection:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from pruning_core.accounts import Clock, device_name, versions
-from pruning_core.algorithms import Checkpoints, NoCheckpoints, PruningTask, Selection, Within
+from pruning_core.algorithms import Checkpoints, NoCheckpoints, PruningTask, Selection, Within, weights_of
 from pruning_core.curvature import Layout
 from pruning_core.curvature.predict import Samples
 from pruning_core.errors import MaskError, ModelError, NothingToPrune
 from pruning_core.evaluate import compare
 from pruning_core.frontier import make_levels
 from pruning_core.holdout import split
-from pruning_core.levels import WORK_SHARE, selected_weights
+from pruning_core.levels import WORK_SHARE
 from pruning_core.masks import flat_mask, masked_layers
 from pruning_core.network import Layer, Network
 from pruning_core.recipe import Goal, Recipe
@@ -161,8 +161,8 @@ def prune(
     data = calibration if validation is None else validation
     levels, dense = [], None
     for one in made.levels:
-        updates = selected_weights(task, one.selection)
-        plain = selected_weights(task, Selection(mask=one.pattern.keep(weights.abs())))
+        updates = weights_of(task, one.selection)
+        plain = weights_of(task, Selection(mask=one.pattern.keep(weights.abs())))
         found = compare(there, {"pruned": updates, "magnitude": plain}, data)
         dense = found["dense"]
         produced = network.with_weights({name: value.cpu() for name, value in updates.items()})
@@ -180,6 +180,7 @@ def prune(
             refine_options=one.refine_options,
             fell_back=one.fell_back,
             notes=one.selection.notes,
+            recalibrated=tuple(sorted(one.selection.buffers)),
             magnitude=found["magnitude"],
             pruned=found["pruned"],
         )

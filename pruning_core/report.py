@@ -72,6 +72,9 @@ class LevelReport(Record):
     refine_options: dict[str, Any] | None = Field(default=None, description="The same of the refinement.")
     fell_back: bool = Field(description="Magnitude pruning did better on held-out data and was taken instead.")
     notes: tuple[str, ...] = Field(default=(), description="Choices made on the way, in plain words.")
+    recalibrated: tuple[str, ...] = Field(
+        default=(), description="Tensors besides pruned weights that were replaced: batch norms' running statistics."
+    )
     magnitude: Quality = Field(description="Magnitude pruning with the same sparsity and pattern, for comparison.")
     pruned: Quality
 

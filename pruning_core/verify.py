@@ -23,6 +23,7 @@ from pruning_core.errors import PruningError
 from pruning_core.formats import read_model, same_bits
 from pruning_core.formats.masks import read_masks
 from pruning_core.network import Layer, Network
+from pruning_core.network.batch_norms import batch_norms
 from pruning_core.patterns import Pattern, build
 from pruning_core.report import FileReport, LevelReport, Report
 
@@ -102,7 +103,9 @@ def _checks(model: Path, report_path: Path, masks_path: Path | None, dense_path:
         if masks is not None:
             yield from _masks(level, network, taking_part, masks)
     if dense is not None and dense_path is not None:
-        yield from _untouched(report, network, dense, dense_path, {layer.weight for layer in taking_part})
+        yield from _untouched(
+            report, network, dense, dense_path, {layer.weight for layer in taking_part} | _recalibrated(level, network)
+        )
 
 
 def _file(model: Path, file: FileReport) -> Iterator[Check]:
@@ -180,6 +183,12 @@ def _masks(
             holds=pattern.accepts(flat),
             seen=f"{int(flat.sum())} weights are kept; the pattern keeps {pattern.kept}",
         )
+
+
+def _recalibrated(level: LevelReport, network: Network) -> set[str]:
+    """Return which tensors the report says were replaced; of those only the statistics of batch norms count."""
+    statistics = {name for norm in batch_norms(network) for name in (norm.mean, norm.variance)}
+    return statistics & set(level.recalibrated)
 
 
 def _untouched(report: Report, network: Network, dense: Network, path: Path, taking_part: set[str]) -> Iterator[Check]:

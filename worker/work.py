@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def prune(folder: Path, arguments: dict[str, Any], report: Callable[[Progress], 
         write_masks(level.masks, folder / f"masks-{i}.safetensors")
         report(_last(Progress(stage="verify", done=3 * i + 1, total=total, fraction=0.0)))
         produced = read_model(path)
-        verify(produced.weights, level.network.weights, network.weights, level.masks)
+        verify(produced.weights, level.network.weights, network.weights, level.masks, level.report.recalibrated)
         report(_last(Progress(stage="measure", done=3 * i + 2, total=total, fraction=0.0)))
         files.append(meter.measure(path, produced))
     document = Report(
@@ -152,8 +152,16 @@ def verify(
     computed: Mapping[str, Tensor],
     given: Mapping[str, Tensor],
     masks: Mapping[str, Tensor],
+    replaced: Collection[str] = (),
 ) -> None:
-    """Check the produced file's weights: those computed, untouched where no mask is, exactly zero where one says so.
+    """Check the produced file's tensors: those computed, exactly zero where a mask says so, else untouched.
+
+    Args:
+        produced: Name -> tensor of the file, read again.
+        computed: Of the pruned network,
+        given: and of the dense one.
+        masks: Weight name -> bool.
+        replaced: Names of others that may differ from what was given.
 
     Raises:
         PruningError: They are not; a defect of this program, not of the user's files.
@@ -163,7 +171,7 @@ def verify(
     for name, weight in produced.items():
         if not same_bits(weight, computed[name]):
             raise PruningError(f"The produced file differs from what was computed in {name!r}.", weight=name)
-        if name not in masks and not same_bits(weight, given[name]):
+        if name not in masks and name not in replaced and not same_bits(weight, given[name]):
             raise PruningError(f"{name!r} took no part in pruning, but was changed.", weight=name)
     for name, mask in masks.items():
         if produced[name].shape != mask.shape or bool(produced[name][~mask].any()):

@@ -26,7 +26,7 @@ from pruning_core.algorithms import (
     woodfisher,
 )
 from pruning_core.algorithms.checkpoints import Checkpoints, FolderCheckpoints, NoCheckpoints, Saved, Within, remember
-from pruning_core.algorithms.task import Algorithm, PruningTask, Refiner, Selection, Selector, Step
+from pruning_core.algorithms.task import Algorithm, PruningTask, Refiner, Selection, Selector, Step, weights_of
 from pruning_core.errors import RecipeError
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Within",
     "describe",
     "remember",
+    "weights_of",
 ]
 
 

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning_core.algorithms.checkpoints import Saved, remember
+from pruning_core.algorithms.recalibration import recalibrated
 from pruning_core.algorithms.snows_window import Chunk, WindowFit, newton_step, normal_equations
 from pruning_core.algorithms.task import PruningTask, Selection, Step
 from pruning_core.curvature.layer_inputs import input_chunks
@@ -63,6 +64,12 @@ class Options(Frozen):
         description="About so many places of a convolution are enough for XᵀX: of larger maps a grid is taken.",
     )
     batch: int = Field(default=64, ge=1, le=4096, description="Samples run at a time.")
+    recalibrate: bool = Field(
+        default=False,
+        description="Afterwards compute the batch norms' running statistics anew on the same samples; they are taken "
+        "where that is better on held-out data, which with 'local' targets it mostly is. The only option with which "
+        "tensors other than pruned weights change; the report names them.",
+    )
 
 
 def run(task: PruningTask, options: Options, start: Selection) -> Generator[Step, None, Selection]:
@@ -73,7 +80,8 @@ def run(task: PruningTask, options: Options, start: Selection) -> Generator[Step
         saved = yield from remember(task.checkpoints, f"snows/{index:04d}", sweep.solve(index, site))
         sweep.take(site, saved)
         yield Step(stage="refine", done=index + 1, total=total, fraction=(index + 1) / total)
-    return sweep.selection()
+    selection = sweep.selection()
+    return recalibrated(task, selection, sweep.samples) if options.recalibrate else selection
 
 
 class Sweep:
@@ -97,6 +105,7 @@ class Sweep:
         self._followings = followings(network)
         self.objectives = {"start": 0.0, "end": 0.0}
         self._fit = _Streams(network, task.calibration, options.samples, options, task.seed)
+        self.samples = self._fit.inputs
         self._judge = _Streams(network, task.held_out, max(32, options.samples // 4), options, task.seed + 1)
 
     def take(self, site: Site, saved: Saved) -> None:
@@ -207,7 +216,8 @@ class _Streams:
         chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count]
         part = _Part(tuple(x[chosen.to(x.device)] for x in data.inputs))
         self._network = network
-        self._pruned = [network.begin(inputs) for inputs in input_chunks(network, part, options.batch)]
+        self.inputs = list(input_chunks(network, part, options.batch))
+        self._pruned = [network.begin(inputs) for inputs in self.inputs]
         self._dense = list(self._pruned)
 
     def advance(self, stop: int, weights: dict[str, Tensor], *, dense: bool) -> None:

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pruning_core.algorithms.gradients import GradientOptions, gradient_notes
-from pruning_core.algorithms.task import PruningTask, Selection, Selector, Step, relay
+from pruning_core.algorithms.task import PruningTask, Selection, Selector, Step, relay, weights_of
 from pruning_core.curvature import GradientRows, Shared
 from pruning_core.errors import Diverged
 from pruning_core.evaluate import compare, standing
@@ -203,13 +203,6 @@ def _parts(source: Iterator[Tensor]) -> Generator[Step, None, list[Tensor]]:
 def select_step(done: int, total: int) -> Step:
     """Return the step of so many parts of a selection being done."""
     return Step(stage="select", done=done, total=total, fraction=done / total)
-
-
-def weights_of(task: PruningTask, selection: Selection) -> dict[str, Tensor]:
-    """Return weight name -> values of a selection, exact zeros off its mask, in the weights' own dtypes."""
-    values = task.weights if selection.weights is None else selection.weights
-    parts = task.layout.split(torch.where(selection.mask, values, torch.zeros_like(values)))
-    return {name: part.to(task.network.weights[name].dtype) for name, part in parts.items()}
 
 
 def best_of(task: PruningTask, candidates: Mapping[str, Selection]) -> tuple[str, dict[str, Quality]]:

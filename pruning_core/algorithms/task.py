@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from pruning_core.algorithms.checkpoints import Checkpoints, NoCheckpoints
@@ -70,6 +71,7 @@ class Selection:
         objective: The algorithm's objective by name, such as ``{"start": …, "end": …}``.
         options: Every option with the value that was used, defaults filled in.
         notes: Choices made on the way, in plain words.
+        buffers: Other tensors of the network to replace, by name: batch norms' running statistics.
     """
 
     mask: Tensor
@@ -77,6 +79,19 @@ class Selection:
     objective: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def weights_of(task: PruningTask, selection: Selection) -> dict[str, Tensor]:
+    """Return name -> values of a selection: weights with exact zeros off the mask, and buffers; in their own dtypes."""
+    masks = task.layout.split(selection.mask)
+    values = None if selection.weights is None else task.layout.split(selection.weights)
+    out = {}
+    for name, mask in masks.items():
+        given = task.network.weights[name].detach()
+        value = given if values is None else values[name].to(given.dtype)
+        out[name] = torch.where(mask, value, torch.zeros_like(given))
+    return {**out, **selection.buffers}
 
 
 #: Chooses mask and weights for one pattern. Called once for each level of a frontier, in ascending sparsity; a search

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pruning_core.network.batch_norms import BATCH_NORMS
 from pruning_core.network.graph import Graph, Node, Ref, names, references
 from pruning_core.network.network import Network
 from pruning_core.network.segments import ACTIVATIONS, Site
 
-_BATCH_NORMS = frozenset({"aten.batch_norm.default", "aten._native_batch_norm_legit_no_training.default"})
 #: What in-place operations become; of its other argument it reads the type only.
 _TYPE_AS = "aten.type_as.default"
 #: Operations that return what they get, in eval mode.
@@ -126,7 +126,7 @@ class _Follower:
 
     def _is_affine_norm(self, index: int, value: str) -> bool:
         node = self._graph.nodes[index]
-        if node.op not in _BATCH_NORMS or node.arguments.get("input") != Ref(value):
+        if node.op not in BATCH_NORMS or node.arguments.get("input") != Ref(value):
             return False
         needed, optional = ("running_mean", "running_var"), ("weight", "bias")
         return all(self._is_weight(node.arguments.get(name)) for name in needed) and all(

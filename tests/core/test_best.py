@@ -7,7 +7,8 @@ import torch
 from pydantic import ValidationError
 
 from pruning_core.algorithms import REGISTRY, Selection, best
-from pruning_core.algorithms.surgeon import best_of, weights_of
+from pruning_core.algorithms.surgeon import best_of
+from pruning_core.algorithms.task import weights_of
 from pruning_core.errors import Diverged, RecipeError
 from pruning_core.evaluate import compare, standing
 from pruning_core.patterns import NofM, Unstructured
