@@ -117,9 +117,9 @@ def solve_all(case: Case, *, baseline: bool) -> Iterator[tuple[float, str, Row]]
         for column in (*COLUMNS, *(("baseline",) if baseline else ())):
             ridge = ridges.get(column, ridges["CHITA"])
             run = measured(partial(case.solve, column, k, ridge))
-            assert int((run.weights != 0).sum()) <= k
-            q = objective(case.columns, run.weights - case.anchor, ridge)
-            row = (case.accuracy(run.weights), q, run.seconds, run.memory)
+            assert int((run.value != 0).sum()) <= k
+            q = objective(case.columns, run.value - case.anchor, ridge)
+            row = (case.accuracy(run.value), q, run.seconds, run.memory)
             print(case.problem.name, sparsity, column, *(f"{value:.5g}" for value in row), flush=True)
             yield sparsity, column, row
 

@@ -35,7 +35,9 @@ class Method:
     sparsities: tuple[float, ...]
 
 
-_STAGES: Mapping[str, Any] = {"stages": 15, "samples": 1000, "batch_size": 10, "swaps": 20}
+_STAGES: Mapping[str, Any] = {"stages": 15, "samples": 1000, "batch_size": 50, "swaps": 5, "max_rounds": 5}
+#: Of the paper's kind: a new mask by refit alone.
+_REFIT: Mapping[str, Any] = {**_STAGES, "structure": "global", "swaps": 0, "max_rounds": 0}
 METHODS: Mapping[str, Mapping[str, Method]] = {
     "MLPNet": {
         "one shot, n = 1000": Method(
@@ -43,11 +45,8 @@ METHODS: Mapping[str, Mapping[str, Method]] = {
         ),
         "one shot, defaults": Method(options={}, samples=10_000, sparsities=(0.5, 0.7, 0.8, 0.9, 0.95, 0.98)),
         "multi-stage BSO": Method(options={**_STAGES, "structure": "block"}, samples=50_000, sparsities=(0.98, 0.95)),
-        "LS++": Method(
-            options={**_STAGES, "structure": "global", "swaps": 0, "max_rounds": 0},
-            samples=50_000,
-            sparsities=(0.98, 0.95),
-        ),
+        "LS++, B = 10": Method(options={**_REFIT, "batch_size": 10}, samples=50_000, sparsities=(0.98, 0.95)),
+        "LS++": Method(options=_REFIT, samples=50_000, sparsities=(0.98, 0.95)),
         "CHITA++": Method(options={**_STAGES, "structure": "global"}, samples=50_000, sparsities=(0.98, 0.95)),
     },
     "ResNet20": {

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from torch import Tensor
 from pruning_core.calibration import Dataset
 from pruning_core.curvature import predict
 from pruning_core.network import Network
+
+T = TypeVar("T")
 
 
 class Meter:
@@ -41,19 +44,19 @@ class Meter:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One solve: weights, CPU seconds, bytes above what was resident before."""
+class Run(Generic[T]):
+    """One call: what it returned, CPU seconds, bytes above what was resident before."""
 
-    weights: Tensor
+    value: T
     seconds: float
     memory: int
 
 
-def measured(solve: Callable[[], Tensor]) -> Run:
-    """Run a solve."""
+def measured(call: Callable[[], T]) -> Run[T]:
+    """Call and measure."""
     meter = Meter()
-    weights = solve()
-    return Run(weights, meter.seconds, meter.memory)
+    value = call()
+    return Run(value, meter.seconds, meter.memory)
 
 
 def accuracy(network: Network, weights: Mapping[str, Tensor], test: Dataset) -> float:

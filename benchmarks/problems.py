@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from pruning_core.calibration import Dataset
 from pruning_core.formats import read_model
-from pruning_core.network import Network
+from pruning_core.network import Layer, Network
 
 ASSETS = Path(os.environ.get("PRUNING_ASSETS", Path(__file__).resolve().parents[2] / "shared" / "assets"))
 ROWS = 1000
@@ -121,6 +121,11 @@ def resnet20() -> Problem:
         ridges={"BSO": 3e-4, "LS": 3e-4, "CHITA": 3e-4},
         sparsities=(0.5, 0.6, 0.7, 0.8, 0.9),
     )
+
+
+def inner_convolutions(network: Network) -> tuple[Layer, ...]:
+    """Return what SNOWS' tables prune of ResNet20: the 3×3 convolutions but the stem."""
+    return tuple(layer for layer in network.layers if layer.shape[2:] == (3, 3) and layer.name != "conv1")
 
 
 def _crop_and_flip(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -119,8 +119,8 @@ def main() -> int:
                 weights, seconds = timed(solve)
                 ridge = problem.ridges[column]
                 ours = measured(partial(case.solve, column, k, ridge))
-                q = [objective(case.columns, w - case.anchor, ridge) for w in (weights, ours.weights)]
-                accuracy = [case.accuracy(w) for w in (weights, ours.weights)]
+                q = [objective(case.columns, w - case.anchor, ridge) for w in (weights, ours.value)]
+                accuracy = [case.accuracy(w) for w in (weights, ours.value)]
                 row = (
                     f"| {problem.name} | {sparsity} | {column} | {q[0]:.5f} | {q[1]:.5f} | {accuracy[0]:.2f} | "
                     f"{accuracy[1]:.2f} | {seconds:.2f} | {ours.seconds:.3f} | {seconds / ours.seconds:.0f} |"

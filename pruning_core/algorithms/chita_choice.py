@@ -87,7 +87,7 @@ def choose(
     best: Chosen | None = None
     tried: list[tuple[str, float, float]] = []
     for i, curvature in enumerate(curvatures):
-        solve = _Candidate(curvature, anchor, pattern, gradient, probing, held_out)
+        solve = _Candidate(curvature, anchor, pattern, gradient, probing, held_out, first)
         if isinstance(ridge, float):
             start, most = ridge, 1
         else:
@@ -101,14 +101,11 @@ def choose(
             best = found
     assert best is not None
     if probing.swaps < effort.swaps:
-        whole = _Candidate(best.curvature, anchor, pattern, gradient, effort, held_out)
+        whole = _Candidate(best.curvature, anchor, pattern, gradient, effort, held_out, best.step or first)
         found = yield from scaled(whole(best.solved.ridge), 1 - part, part)
         # What was given by the recipe is taken at its word: only what was left to choose is chosen.
         if found.loss <= best.loss or len(tried) == 1:
             best = found
-    if gradient is not None:
-        slope = gradient / best.curvature.batch_size
-        best = _line_search(best, anchor, slope, first or FIRST_STEP[best.curvature.name], held_out)
     return replace(best, tried=tuple(tried))
 
 
@@ -125,7 +122,7 @@ def scaled(steps: Generator[Step, None, T], begin: float, span: float) -> Genera
 
 
 class _Candidate:
-    """Solves at one ridge after another, and keeps what they cost on held-out data."""
+    """Solves at one ridge after another, each with its best part of the first-order step; keeps their held-out loss."""
 
     def __init__(
         self,
@@ -135,40 +132,48 @@ class _Candidate:
         gradient: Tensor | None,
         effort: Effort,
         held_out: HeldOut,
+        first: float | None,
     ) -> None:
         self._curvature, self._anchor, self._pattern, self._held_out = curvature, anchor, pattern, held_out
         # A step that every block takes by itself says nothing of which weights to exchange.
-        whole = curvature.name == "global" and gradient is not None
-        self._slope = gradient / curvature.batch_size if whole and gradient is not None else None
-        self._effort = effort
+        self._slope = None if gradient is None else gradient / curvature.batch_size
+        self._selects = curvature.name == "global"
+        self._effort, self._first = effort, first or FIRST_STEP[curvature.name]
         self.tried: list[tuple[str, float, float]] = []
 
     def __call__(self, ridge: float) -> Generator[Step, None, Chosen]:
-        solved = yield from guarded(self._curvature, self._anchor, self._pattern, ridge, self._slope, self._effort)
-        loss = self._held_out.loss(solved.weights)
-        self.tried.append((self._curvature.name, solved.ridge, loss))
-        step = 0.0 if self._slope is None else 1.0
-        return Chosen(solved=solved, curvature=self._curvature, loss=loss, step=step, tried=())
+        slope = self._slope if self._selects else None
+        solved = yield from guarded(self._curvature, self._anchor, self._pattern, ridge, slope, self._effort)
+        loss, step = self._held_out.loss(solved.weights), 0.0 if slope is None else 1.0
+        chosen = Chosen(solved=solved, curvature=self._curvature, loss=loss, step=step, tried=())
+        if self._slope is not None:
+            chosen = _line_search(chosen, self._anchor, self._slope, self._first, self._held_out)
+            self._first = chosen.step or self._first
+        self.tried.append((self._curvature.name, solved.ridge, chosen.loss))
+        return chosen
 
 
 def _climb(solve: _Candidate, start: float, most: int, hopeless: float) -> Generator[Step, None, Chosen]:
-    """Return the best of at most so many ridges start·factor^i, going on while the held-out loss falls.
+    """Return the best of at most so many ridges: the start, both its neighbours, and on beyond the better of these.
 
     Where the first loss is ``hopeless`` or more, no other ridge is tried.
     """
-    best = yield from scaled(solve(start), 0, 1 / most)
-    done = 1 if best.loss < hopeless else most
-    for factor in (1 / RIDGE_FACTOR, RIDGE_FACTOR):
-        ridge, moved = best.solved.ridge * factor, False
-        while done < most:
-            found = yield from scaled(solve(ridge), done / most, 1 / most)
-            done += 1
-            if not found.loss < best.loss * (1 - ENOUGH_BETTER):
-                break
-            best, ridge, moved = found, ridge * factor, True
-        if moved:
-            break
-    return best
+    found: dict[int, Chosen] = {}
+
+    def at(place: int) -> Generator[Step, None, Chosen]:
+        return scaled(solve(start * RIDGE_FACTOR**place), len(found) / most, 1 / most)
+
+    found[0] = yield from at(0)
+    if not found[0].loss < hopeless:
+        return found[0]
+    for place in (1, -1)[: most - 1]:
+        found[place] = yield from at(place)
+    if len(found) == 3:
+        way = place = 1 if found[1].loss < found[-1].loss else -1
+        while len(found) < most and found[place].loss < found[place - way].loss * (1 - ENOUGH_BETTER):
+            place += way
+            found[place] = yield from at(place)
+    return min(found.values(), key=lambda one: one.loss)
 
 
 def _line_search(chosen: Chosen, anchor: Tensor, slope: Tensor, first: float, held_out: HeldOut) -> Chosen:

@@ -12,7 +12,7 @@ from pruning_core.curvature.predict import batches
 from pruning_core.errors import DatasetError
 
 #: Held-out samples looked at, at most.
-ENOUGH = 2048
+ENOUGH = 1024
 
 
 class HeldOut:
