@@ -13,7 +13,7 @@ from pruning_core.algorithms.checkpoints import Saved, remember
 from pruning_core.algorithms.chita_choice import Chosen, choose, scaled
 from pruning_core.algorithms.chita_curvature import BlockCurvature, Curvature, GlobalCurvature
 from pruning_core.algorithms.chita_held_out import HeldOut
-from pruning_core.algorithms.chita_multistage import digest, first_order, run_stages
+from pruning_core.algorithms.chita_multistage import first_order, run_stages
 from pruning_core.algorithms.chita_options import Options
 from pruning_core.algorithms.gradients import (
     block_gram,
@@ -23,7 +23,7 @@ from pruning_core.algorithms.gradients import (
     gradient_notes,
     gradient_rows,
 )
-from pruning_core.algorithms.task import PruningTask, Selection, Selector, Step
+from pruning_core.algorithms.task import PruningTask, Selection, Selector, Step, pattern_key
 from pruning_core.curvature import LossKind
 from pruning_core.patterns import Pattern
 
@@ -56,7 +56,7 @@ def run(task: PruningTask, options: Options) -> Generator[Step, None, Selector]:
     def stages(pattern: Pattern) -> Generator[Step, None, Selection]:
         if options.structure != "auto":
             return (yield from run_stages(task, options, options.structure, held_out, pattern))
-        key = f"chita/{digest(task, pattern)}/structure"
+        key = f"chita/{pattern_key(task, pattern)}/structure"
         decision = remember(task.checkpoints, key, _decide(task, options, held_out, pattern))
         facts = (yield from scaled(decision, 0, DECISION_SHARE)).facts
         selection = yield from scaled(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Generator
 from typing import Any
 
@@ -15,7 +14,7 @@ from pruning_core.algorithms.chita_held_out import HeldOut
 from pruning_core.algorithms.chita_options import Options
 from pruning_core.algorithms.chita_stages import sparsities, stage_pattern
 from pruning_core.algorithms.gradients import collect_blocks, collect_stored, mean_gradient, moved_rows
-from pruning_core.algorithms.task import PruningTask, Selection, Step
+from pruning_core.algorithms.task import PruningTask, Selection, Step, pattern_key
 from pruning_core.patterns import Pattern
 
 #: How much of a stage the gradients are, for progress.
@@ -39,7 +38,7 @@ def run_stages(
     """
     target = 1 - pattern.kept / pattern.size
     levels = sparsities(target, options.stages, options.schedule, options.initial_sparsity)
-    key = f"chita/{digest(task, pattern)}"
+    key = f"chita/{pattern_key(task, pattern)}"
     before = Saved(tensors={"weights": task.weights})
     facts: list[dict[str, Any]] = []
     for stage, sparsity in enumerate(levels):
@@ -127,9 +126,3 @@ def _stage(
             "exchanged": solved.exchanged,
         },
     )
-
-
-def digest(task: PruningTask, pattern: Pattern) -> str:
-    """Return a name for a pattern that no other of the job has: of its magnitude mask."""
-    mask = pattern.keep(task.weights.abs())
-    return hashlib.sha256(mask.cpu().numpy().tobytes()).hexdigest()[:16]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated
 
@@ -20,11 +21,12 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from pruning_core.algorithms.checkpoints import Saved, remember
+from pruning_core.algorithms import snows
+from pruning_core.algorithms.checkpoints import Saved, Within, remember
 from pruning_core.algorithms.gradual_chain import Stage, nested, stages
 from pruning_core.algorithms.gradual_joint import Joined, global_step, matched_values
 from pruning_core.algorithms.gradual_sweep import DenseTargets, Fitted, sweep
-from pruning_core.algorithms.task import PruningTask, Selection, Selector, Step
+from pruning_core.algorithms.task import PruningTask, Selection, Selector, Step, pattern_key, relay
 from pruning_core.curvature.joint import JointMatch
 from pruning_core.curvature.predict import Samples
 from pruning_core.holdout import Part
@@ -46,10 +48,14 @@ STAGES = (
 )
 #: Progress: a step of the global step counts like so many layers of a sweep, if there are as many as asked for.
 STEP_WEIGHT = 1.5
+#: And a layer's fit to its window like so many.
+WINDOW_WEIGHT = 5
 #: The error of the layers' fits at which the global step takes the steps asked for, and how many times as many at most.
 TYPICAL_ERROR, MOST_STEPS = 0.2, 4.0
 #: Passes over the samples in one global step at most: few samples are soon learnt by heart.
 MOST_PASSES = 20
+#: Samples for the fits to a window of operations.
+SNOWS_SAMPLES = 512
 #: States of earlier stages are kept while they take less than this.
 KEPT_BYTES = 2**30
 
@@ -64,7 +70,7 @@ class Options(Frozen):
         description="Sparsities on the way, rising; those below the sparsity that is asked for are passed through. "
         "For n:m patterns the way is (m-1):m, ..., n:m instead.",
     )
-    passes: int = Field(default=3, ge=1, le=20, description="Stages from each n+1:m to n:m, for n:m patterns.")
+    passes: int = Field(default=5, ge=1, le=20, description="Stages from each n+1:m to n:m, for n:m patterns.")
     samples: int = Field(
         default=1024, ge=1, le=1_000_000, description="Calibration samples that are used at most, drawn at random."
     )
@@ -75,7 +81,7 @@ class Options(Frozen):
         description="Places of a layer's output that are looked at in each sample, about: pixels or tokens.",
     )
     ridge: float = Field(
-        default=1e-4,
+        default=1e-3,
         gt=0,
         le=10,
         description="How strongly a layer's fit is held to the weights it starts from, relative to the mean diagonal "
@@ -87,6 +93,19 @@ class Options(Frozen):
         le=0.5,
         description="With one ranking over all layers: the part of each layer that stays in any case (half the density "
         "that is asked for, where that is less).",
+    )
+    window: int = Field(
+        default=3,
+        ge=0,
+        le=64,
+        description="At the sparsity that is asked for the layers are fitted once more, to so many operations behind "
+        "them too, as SNOWS does; 0 leaves that out.",
+    )
+    window_error: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Only where the layers' fits leave a relative error above this, on average.",
     )
     joint_steps: int = Field(
         default=70,
@@ -145,12 +164,13 @@ class _Gradual:
         known = max((i + 1 for i, stage in enumerate(way[:-1]) if stage in self._states), default=0)
         layers = len(self._targets.sites)
         self._done, self._total = 0.0, layers * (len(way) - known) + STEP_WEIGHT * options.joint_steps
+        self._total += WINDOW_WEIGHT * layers if options.window else 0
         if known:
             weights, mask = self._states[way[known - 1]]
         else:
             weights, mask = task.weights, torch.ones_like(task.weights, dtype=torch.bool)
         for stage in way[known:-1]:
-            saved = yield from remember(task.checkpoints, f"gradual/{stage.key}", self._stage(stage, weights, mask))
+            saved = yield from remember(task.checkpoints, self._key(stage), self._stage(stage, weights, mask))
             weights, mask = (saved.tensors[name].to(task.weights.device) for name in ("weights", "mask"))
             self._keep(stage, weights, mask)
         mask = nested(way[-1], weights, mask, task.layout, options.floor)
@@ -160,6 +180,11 @@ class _Gradual:
         before, after = (sum(e[i] for e in fitted.errors.values()) / max(1, len(fitted.errors)) for i in (0, 1))
         objective = {"layer_error_start": before, "layer_error_end": after}
         notes = [f"{len(way)} stages, each re-fitted layer by layer to the dense network's activations."]
+        if not after > options.window_error:
+            self._total -= WINDOW_WEIGHT * layers if options.window else 0
+        elif options.window:
+            weights = yield from self._deepen(way[-1], weights, mask)
+            notes.append(f"Re-fitted once more to the {options.window} operations behind each layer (as SNOWS does).")
         steps = math.ceil(options.joint_steps * min(MOST_STEPS, after / TYPICAL_ERROR))
         if steps:
             joined, steps = yield from self._join(fitted, weights, mask, steps)
@@ -186,6 +211,25 @@ class _Gradual:
                 return fitted
             self._done += 1
             yield self._step(f"stage {key}", done, total)
+
+    def _key(self, stage: Stage) -> str:
+        return f"gradual/{stage.key}-{pattern_key(self._task, stage.pattern)}"
+
+    def _deepen(self, stage: Stage, weights: Tensor, mask: Tensor) -> Generator[Step, None, Tensor]:
+        """Return weights that match a window of operations behind each layer, too."""
+        task = replace(self._task, checkpoints=Within(self._task.checkpoints, self._key(stage)))
+        options = snows.Options(window=self._options.window, samples=min(SNOWS_SAMPLES, self._options.samples))
+
+        before = self._done
+
+        def shown(step: Step) -> Step:
+            self._done = before + WINDOW_WEIGHT * len(self._targets.sites) * step.fraction
+            return self._step("window", step.done, step.total)
+
+        start = Selection(mask=mask, weights=weights)
+        refined = yield from relay(snows.run(task, options, start), shown)
+        assert refined.weights is not None
+        return refined.weights
 
     def _join(
         self, fitted: Fitted, weights: Tensor, mask: Tensor, steps: int

@@ -9,17 +9,16 @@ the squared change of the layer's outputs, over masks of the layer's pattern and
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from pruning_core.algorithms.checkpoints import Saved, remember
-from pruning_core.algorithms.task import PruningTask, Selection, Selector, Step, relay
+from pruning_core.algorithms.task import PruningTask, Selection, Selector, Step, pattern_key, relay
 from pruning_core.curvature.layer_inputs import GramSum, LayerGram, input_chunks, layer_grams, layer_patches
 from pruning_core.curvature.memory import SHARE, available_bytes
 from pruning_core.curvature.predict import Samples
@@ -142,7 +141,7 @@ def solve_layers(
 
     def select(pattern: Pattern) -> Generator[Step, None, Selection]:
         parts = pattern.per_layer(task.layout.sizes, task.weights.abs())
-        stored = f"{name}/{options.inputs}/{_digest(pattern, task.weights)}"
+        stored = f"{name}/{options.inputs}/{pattern_key(task, pattern)}"
         inputs = _PrunedInputs(task, data) if dense is None else _DenseInputs(dense)
         solved: dict[str, Tensor] = {}
         masks, values, errors = [], [], []
@@ -289,12 +288,3 @@ def _width(layer: Layer) -> int:
     for size in layer.shape[1:]:
         width *= size
     return width
-
-
-def _digest(pattern: Pattern, weights: Tensor) -> str:
-    """Return what tells patterns of one job apart."""
-    mask: Any = pattern.keep(weights.abs()).cpu().numpy()
-    digest = hashlib.sha256(mask.tobytes())
-    counts = (getattr(pattern, word, None) for word in ("sizes", "counts", "floors", "n", "m", "shape"))
-    digest.update(f"{type(pattern).__name__} {pattern.kept} {tuple(counts)}".encode())
-    return digest.hexdigest()[:24]

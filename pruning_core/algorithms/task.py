@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -92,6 +93,13 @@ def weights_of(task: PruningTask, selection: Selection) -> dict[str, Tensor]:
         value = given if values is None else values[name].to(given.dtype)
         out[name] = torch.where(mask, value, torch.zeros_like(given))
     return {**out, **selection.buffers}
+
+
+def pattern_key(task: PruningTask, pattern: Pattern) -> str:
+    """Return a name that no other pattern of the job has, for checkpoints of what depends on it."""
+    digest = hashlib.sha256(repr(pattern).encode())
+    digest.update(pattern.keep(task.weights.abs()).cpu().numpy().tobytes())
+    return digest.hexdigest()[:24]
 
 
 #: Chooses mask and weights for one pattern. Called once for each level of a frontier, in ascending sparsity; a search

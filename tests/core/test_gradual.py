@@ -33,7 +33,7 @@ from pruning_core.solvers.global_step import descend
 from tests.core.exported import exported
 from tests.formats import zoo
 
-QUICK = Options(joint_steps=4, joint_batch=16)
+QUICK = Options(joint_steps=4, joint_batch=16, window=1)
 
 
 def make_task(network: Network, data: Dataset, **more: object) -> PruningTask:
@@ -439,8 +439,8 @@ def test_a_network_with_a_fixed_batch(tmp_path: Path) -> None:
     network = read_model(tmp_path / "model.pt2")
     assert network.batch == 4
     task = make_task(network, exported("cnn")[1])
-    pattern = Unstructured.of(task.layout.sizes, 0.7)
-    (selection,) = select(task, pattern)
+    pattern = Unstructured.of(task.layout.sizes, 0.9)
+    (selection,) = select(task, pattern, options=QUICK.model_copy(update={"window": 0}))
     assert pattern.accepts(selection.mask)
     assert selection.objective["joint_end"] < selection.objective["joint_start"]
 
@@ -452,6 +452,29 @@ def test_one_selector_serves_several_kinds_of_pattern() -> None:
     for one, pattern in zip(select(task, *chosen), chosen, strict=True):
         assert pattern.accepts(one.mask)
         assert same(one, select(task, pattern)[0])
+
+
+def test_kinds_of_pattern_do_not_share_checkpoints(tmp_path: Path) -> None:
+    network, data, _ = exported("cnn")
+    sizes = Layout(network.layers).sizes
+    kinds = [Unstructured.of(sizes, 0.8), Unstructured.of(sizes, 0.8, scope="layer")]
+    together = select(make_task(network, data, checkpoints=FolderCheckpoints(tmp_path)), *kinds)
+    for found, pattern in zip(together, kinds, strict=True):
+        assert same(found, select(make_task(network, data), pattern)[0])
+
+
+def test_the_fit_to_a_window_comes_where_the_layers_fits_leave_an_error() -> None:
+    network, data, _ = exported("cnn")
+    task = make_task(network, data)
+    pattern = Unstructured.of(task.layout.sizes, 0.8)
+    plain = Options(joint_steps=0, window=0)
+    (without,) = select(task, pattern, options=plain)
+    (small,) = select(task, pattern, options=plain.model_copy(update={"window": 2, "window_error": 1.0}))
+    (large,) = select(task, pattern, options=plain.model_copy(update={"window": 2, "window_error": 0.0}))
+    assert same(small, without)
+    assert torch.equal(large.mask, without.mask)
+    assert not same(large, without)
+    assert [len(found.notes) for found in (without, small, large)] == [1, 1, 2]
 
 
 def test_nothing_to_prune_is_the_identity() -> None:
