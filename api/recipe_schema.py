@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from api.documents import Document
-from pruning_core.recipe import MAX_LEVELS, Recipe, catalogue
+from pruning_core.recipe import MAX_LEVELS, RECOMMENDED, Recipe, catalogue
 
 _BOUNDS = ("max_accuracy_drop", "max_loss_increase")
 _PATTERNS = {"unstructured": "Unstructured", "n:m": "NofM", "block": "Block", "mask": "Mask"}
@@ -18,6 +18,7 @@ _SHORT: dict[str, Document] = {
     "mask": {"const": "mask"},
 }
 _EXAMPLES: list[Document] = [
+    {"select": {"sparsity": 0.9}},
     {"select": {"algorithm": "chita", "sparsity": 0.9}},
     {"select": {"algorithm": "chita", "sparsity": [0.5, 0.7, 0.9]}},
     {"select": {"algorithm": "chita", "sparsity": {"max_accuracy_drop": 0.01}}},
@@ -106,12 +107,16 @@ def _with_options(common: Document, name: str, entry: Document, definitions: Doc
     definitions.update(options.get("$defs", {}))
     properties: dict[str, Any] = {**common["properties"], **options.get("properties", {})}
     properties["algorithm"] = {"const": name, "description": entry["summary"]}
+    required = {*common.get("required", ()), *options.get("required", ()), "algorithm"}
+    if entry["part"] == "select" and name == RECOMMENDED:
+        properties["algorithm"]["default"] = name
+        required.remove("algorithm")
     return {
         "title": name,
         "description": entry["summary"],
         "type": "object",
         "properties": properties,
-        "required": [*common["required"], *options.get("required", ())],
+        "required": sorted(required),
         **({"allOf": common["allOf"]} if "allOf" in common else {}),
         "additionalProperties": False,
     }

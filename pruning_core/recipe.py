@@ -139,6 +139,9 @@ class _Named(BaseModel):
         return dict(self.model_extra or {})
 
 
+#: What prunes where no algorithm is named: the best that needs no labels (benchmarks/RESULTS.md).
+RECOMMENDED = "gradual"
+
 Sparsity = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -147,6 +150,9 @@ class Select(_Named):
 
     part = "select"
 
+    algorithm: str = Field(
+        default=RECOMMENDED, description="A name from GET /algorithms; without one the recommended algorithm."
+    )
     sparsity: Sparsity | tuple[Sparsity, ...] | Goal | None = Field(
         default=None,
         description="Fraction of the prunable weights that become zero: a number; or a rising list, whose models are "

@@ -20,6 +20,11 @@ def test_defaults_are_filled_in() -> None:
     assert recipe.select.options == {}
 
 
+def test_without_a_name_it_is_the_recommended_algorithm() -> None:
+    assert Recipe.parse({"select": {"sparsity": 0.9}}).select.algorithm == "gradual"
+    assert Recipe.parse({"select": {"pattern": "2:4", "passes": 1}}).select.options == {"passes": 1}
+
+
 def test_options_of_the_algorithm_stand_beside_the_common_fields() -> None:
     option = next(iter(catalogue()["chita"]["options"]["properties"]))
     default = catalogue()["chita"]["options"]["properties"][option].get("default")
@@ -32,7 +37,7 @@ def test_options_of_the_algorithm_stand_beside_the_common_fields() -> None:
     [
         ({}, "recipe.select", "required"),
         ([], "recipe", "valid dictionary"),
-        ({"select": {"sparsity": 0.9}}, "recipe.select.algorithm", "required"),
+        ({"select": {}}, "recipe.select.sparsity", "required"),
         ({"select": {"algorithm": "chita"}}, "recipe.select.sparsity", "required"),
         ({"select": {"algorithm": "chita", "sparsity": 1.0}}, "recipe.select.sparsity", "less than 1"),
         ({"select": {"algorithm": "chita", "sparsity": -0.1}}, "recipe.select.sparsity", "greater than or equal to 0"),
