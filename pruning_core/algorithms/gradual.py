@@ -102,7 +102,7 @@ class Options(Frozen):
         "them too, as SNOWS does; 0 leaves that out.",
     )
     window_error: float = Field(
-        default=0.1,
+        default=0.08,
         ge=0,
         le=1,
         description="Only where the layers' fits leave a relative error above this, on average.",
