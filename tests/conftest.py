@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+# Before torch is imported, as in the worker's processes (see worker/environment.py).
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from tests.servers import embedded_servers
 

@@ -81,7 +81,16 @@ def test_no_credentials_in_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     result = run("environment", tmp_path)
     assert result.value is not None
     allowed = {
-        *("PATH", "LANG", "HOME", "TMPDIR", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH"),
+        *(
+            "PATH",
+            "LANG",
+            "HOME",
+            "TMPDIR",
+            "OMP_NUM_THREADS",
+            "OMP_WAIT_POLICY",
+            "CUDA_VISIBLE_DEVICES",
+            "LD_LIBRARY_PATH",
+        ),
         *("PYTHONPATH", "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE", "CUBLAS_WORKSPACE_CONFIG", "LC_CTYPE"),
     }
     assert set(result.value["own"]) <= allowed
