@@ -137,8 +137,8 @@ def markdown(rows: Sequence[Row]) -> str:
     """Return the tables: mean and spread over the seeds beside the bars and the authors' figures."""
     lines = [
         "Ridge, structure and first-order step chosen on held-out train images; accuracy on the test images: mean over "
-        "the seeds [lowest, highest]. Seconds: CPU, one thread; *shared* serves all sparsities of a one-shot run. Bars are "
-        "for the best method of their kind: they stand in its row, and where others meet them, too.",
+        "the seeds [lowest, highest]. Seconds: CPU, one thread; *shared* serves all sparsities of a one-shot run. "
+        "Bars are for the best method of their kind: they stand in its row, and where others meet them, too.",
         "",
     ]
     for network, methods in METHODS.items():
