@@ -2,8 +2,8 @@
 
 18 3×3 convolutions are pruned (not the stem); sparsity counts all parameters; unstructured masks are global magnitude
 with a cap for each layer. Calibration images with crop and flip, without labels. Both kinds of targets: the paper's
-(one seed, the authors' number of images; 3 CG steps, what the time bar allows; batch norms recalibrated afterwards, with the accuracy
-before that beside it), and the dense network's (every seed; default options).
+(one seed, the authors' number of images; 3 CG steps, what the time bar allows; batch norms recalibrated afterwards,
+with the accuracy before that beside it), and the dense network's (every seed; default options).
 """
 
 from __future__ import annotations
