@@ -42,6 +42,17 @@ def split(data: Samples, seed: int) -> tuple[Samples, Samples]:
     return _part(data, order[aside:].sort().values), _part(data, order[:aside].sort().values)
 
 
+def drawn(data: Samples, count: int, seed: int) -> Samples:
+    """Return this many samples at random (datasets may be sorted by class), in their order, without labels.
+
+    All of them, as they are, if there are no more.
+    """
+    if len(data) <= count:
+        return data
+    index = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    return Part(inputs=tuple(x[index.to(x.device)] for x in data.inputs), labels=None)
+
+
 def _part(data: Samples, index: Tensor) -> Part:
     return Part(
         inputs=tuple(x[index.to(x.device)] for x in data.inputs),

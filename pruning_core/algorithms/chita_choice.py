@@ -205,5 +205,5 @@ def _line_search(chosen: Chosen, anchor: Tensor, slope: Tensor, first: float, he
     loss, step = best
     weights = without + step * (whole - without)
     if not bool(torch.isfinite(weights).all()) or not loss < chosen.loss:
-        return chosen if chosen.step else replace(chosen, step=0.0)
+        return chosen
     return replace(chosen, solved=replace(solved, weights=weights), loss=loss, step=step)

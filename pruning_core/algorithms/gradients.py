@@ -30,9 +30,9 @@ from pruning_core.curvature import (
     predict,
     resolve_labels,
 )
-from pruning_core.curvature.memory import SHARE, available_bytes
+from pruning_core.curvature.memory import check_fits, limit_bytes
 from pruning_core.curvature.predict import batches
-from pruning_core.errors import Diverged, LimitExceeded
+from pruning_core.errors import Diverged
 from pruning_core.recipe import Frozen
 
 #: Rows n where G is stored; rows of more samples than the batch are made only on request.
@@ -177,9 +177,7 @@ def columns_fit(task: PruningTask, options: Wanted, block_size: int) -> bool:
     """Return whether memory is there for stored columns beside the blocks."""
     rows, _ = counts(task, options, streamed=True)
     needed = 4 * task.layout.size * min(rows, STORED_ROWS) * 5 // 4
-    return needed + BlockGram.bytes_needed(task.layout.sizes, block_size) <= SHARE * available_bytes(
-        task.weights.device
-    )
+    return needed + BlockGram.bytes_needed(task.layout.sizes, block_size) <= limit_bytes(task.weights.device)
 
 
 def moved_rows(task: PruningTask, options: Wanted, weights: Tensor, *, streamed: bool, stage: int) -> GradientRows:
@@ -327,14 +325,8 @@ def check_memory(needed: int, weights: int, device: torch.device, way_out: str) 
     Raises:
         LimitExceeded: It takes more than a safe share of what is free.
     """
-    limit = int(SHARE * available_bytes(device))
-    if needed > limit:
-        raise LimitExceeded(
-            f"The curvature of {weights} weights does not fit into memory.",
-            expected=f"at most {limit} bytes ({SHARE:.0%} of what is free)",
-            received=f"{needed} bytes",
-            advice=f"Choose {way_out}, or leave layers out with 'layers'.",
-        )
+    detail = f"The curvature of {weights} weights does not fit into memory."
+    check_fits(needed, device, detail, f"Choose {way_out}, or leave layers out with 'layers'.")
 
 
 def gradient_step(done: int, total: int) -> Step:

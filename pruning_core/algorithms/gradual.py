@@ -29,7 +29,7 @@ from pruning_core.algorithms.gradual_sweep import DenseTargets, Fitted, sweep
 from pruning_core.algorithms.task import PruningTask, Selection, Selector, Step, pattern_key, relay
 from pruning_core.curvature.joint import JointMatch
 from pruning_core.curvature.predict import Samples
-from pruning_core.holdout import Part
+from pruning_core.holdout import drawn
 from pruning_core.patterns import Pattern
 from pruning_core.recipe import Frozen
 
@@ -137,7 +137,7 @@ def run(task: PruningTask, options: Options) -> Generator[Step, None, Selector]:
     Raises:
         LimitExceeded: They do not fit into memory.
     """
-    data = _drawn(task.calibration, options.samples, task.seed)
+    data = drawn(task.calibration, options.samples, task.seed)
     targets = DenseTargets(task.network, data, task.layout.names, options.positions, task.seed)
     total = len(targets.chunks)
     for done in targets.collect():
@@ -180,8 +180,8 @@ class _Gradual:
         before, after = (sum(e[i] for e in fitted.errors.values()) / max(1, len(fitted.errors)) for i in (0, 1))
         objective = {"layer_error_start": before, "layer_error_end": after}
         notes = [f"{len(way)} stages, each re-fitted layer by layer to the dense network's activations."]
-        if not after > options.window_error:
-            self._total -= WINDOW_WEIGHT * layers if options.window else 0
+        if options.window and not after > options.window_error:
+            self._total -= WINDOW_WEIGHT * layers
         elif options.window:
             weights = yield from self._deepen(way[-1], weights, mask)
             notes.append(f"Re-fitted once more to the {options.window} operations behind each layer (as SNOWS does).")
@@ -203,14 +203,12 @@ class _Gradual:
     def _sweep(self, key: str, weights: Tensor, mask: Tensor) -> Generator[Step, None, Fitted]:
         layout, total = self._task.layout, len(self._targets.sites)
         steps = sweep(self._targets, layout.split(weights), layout.split(mask), self._options.ridge)
-        while True:
-            try:
-                done = next(steps)
-            except StopIteration as end:
-                fitted: Fitted = end.value
-                return fitted
+
+        def shown(done: int) -> Step:
             self._done += 1
-            yield self._step(f"stage {key}", done, total)
+            return self._step(f"stage {key}", done, total)
+
+        return (yield from relay(steps, shown))
 
     def _key(self, stage: Stage) -> str:
         return f"gradual/{stage.key}-{pattern_key(self._task, stage.pattern)}"
@@ -219,7 +217,6 @@ class _Gradual:
         """Return weights that match a window of operations behind each layer, too."""
         task = replace(self._task, checkpoints=Within(self._task.checkpoints, self._key(stage)))
         options = snows.Options(window=self._options.window, samples=min(SNOWS_SAMPLES, self._options.samples))
-
         before = self._done
 
         def shown(step: Step) -> Step:
@@ -250,16 +247,15 @@ class _Gradual:
             seed=task.seed,
         )
         furthest = 0
-        while True:
-            try:
-                done = next(descent)
-            except StopIteration as end:
-                joined: Joined = end.value
-                return joined, steps
+
+        def shown(done: int) -> Step:
+            nonlocal furthest
             if done > furthest:
                 furthest = done
                 self._done += STEP_WEIGHT * options.joint_steps / steps
-            yield self._step("global step", done, steps)
+            return self._step("global step", done, steps)
+
+        return (yield from relay(descent, shown)), steps
 
     def _loss(self, data: Samples) -> Generator[Step, None, JointMatch]:
         task, options = self._task, self._options
@@ -281,14 +277,6 @@ class _Gradual:
         each = weights.numel() * (weights.element_size() + 1)
         while len(self._states) > max(2, KEPT_BYTES // max(1, each)):
             del self._states[next(iter(self._states))]
-
-
-def _drawn(data: Samples, count: int, seed: int) -> Samples:
-    """Return so many samples, drawn at random, in their order; without labels."""
-    if len(data) <= count:
-        return data
-    index = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count].sort().values
-    return Part(inputs=tuple(x[index.to(x.device)] for x in data.inputs), labels=None)
 
 
 def _told(joined: Joined) -> str:

@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pruning_core.curvature.layer_inputs import input_chunks, layer_patches
-from pruning_core.curvature.memory import SHARE, available_bytes
+from pruning_core.curvature.memory import check_fits
 from pruning_core.curvature.predict import FORWARD_BATCH, Samples
-from pruning_core.errors import LimitExceeded
 from pruning_core.network import Network, Site, State
 from pruning_core.network.following import Following, added_bias, affine, followings
 from pruning_core.solvers.layer_least_squares import layer_least_squares
@@ -111,7 +110,12 @@ class DenseTargets:
             self._grids.append(grids)
             if number == 0:
                 # Beside the targets every chunk's run is held where the sweep is, and one chunk's next step.
-                self._check_memory(len(self.chunks) * (_bytes(values.values()) + live) + live)
+                check_fits(
+                    len(self.chunks) * (_bytes(values.values()) + live) + live,
+                    self.network.device,
+                    "The dense activations and the running state do not fit into memory.",
+                    "Give fewer samples or fewer positions.",
+                )
             yield number + 1
 
     def following(self, site: Site) -> Following:
@@ -169,16 +173,6 @@ class DenseTargets:
             target = own
         grid = _grid(site, own, self._positions, generator, samples)
         return grid.outputs(site, target).clone(), grid
-
-    def _check_memory(self, needed: int) -> None:
-        limit = int(SHARE * available_bytes(self.network.device))
-        if needed > limit:
-            raise LimitExceeded(
-                "The dense activations and the running state do not fit into memory.",
-                expected=f"at most {limit} bytes ({SHARE:.0%} of what is free)",
-                received=f"{needed} bytes",
-                advice="Give fewer samples or fewer positions.",
-            )
 
 
 def sweep(
@@ -255,8 +249,7 @@ class _Sums:
         B = (self._cross / max(1, self._rows)).reshape(out, -1)
         before = weight.reshape(out, -1).to(H.dtype)
         B = torch.where(self._live[:, None], B, self._times(H, before))
-        epsilon = ridge * H.diagonal(dim1=1, dim2=2).mean(1).repeat_interleave(out // self._groups)
-        after = layer_least_squares(H, B + epsilon[:, None] * before, mask.reshape(out, -1), ridge)
+        after = layer_least_squares(H, B, mask.reshape(out, -1), ridge, prior=before)
         errors = self._error(H, B, before), self._error(H, B, after)
         return after.reshape(self._shape).to(weight.dtype), errors
 

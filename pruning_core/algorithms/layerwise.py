@@ -20,9 +20,10 @@ from torch import Tensor
 from pruning_core.algorithms.checkpoints import Saved, remember
 from pruning_core.algorithms.task import PruningTask, Selection, Selector, Step, pattern_key, relay
 from pruning_core.curvature.layer_inputs import GramSum, LayerGram, input_chunks, layer_grams, layer_patches
-from pruning_core.curvature.memory import SHARE, available_bytes
+from pruning_core.curvature.memory import check_fits
 from pruning_core.curvature.predict import Samples
-from pruning_core.errors import Diverged, LimitExceeded
+from pruning_core.errors import Diverged
+from pruning_core.holdout import drawn
 from pruning_core.network import Layer, State
 from pruning_core.patterns import Pattern
 from pruning_core.recipe import Frozen
@@ -133,7 +134,7 @@ def solve_layers(
         Diverged: Inputs of a layer are not finite.
         LimitExceeded: The Grams do not fit into memory.
     """
-    data = _drawn(task.calibration, options.samples, task.seed)
+    data = drawn(task.calibration, options.samples, task.seed)
     dense = None
     if options.inputs == "dense":
         dense = yield from dense_grams(task, options.samples)
@@ -191,15 +192,13 @@ def dense_grams(task: PruningTask, samples: int) -> Generator[Step, None, Mappin
         LimitExceeded: They do not fit into memory.
     """
     needed = sum(4 * _width(layer) ** 2 * layer.groups for layer in task.layout.layers)
-    limit = int(SHARE * available_bytes(task.weights.device))
-    if needed > limit:
-        raise LimitExceeded(
-            "The Gram matrices of the layers' inputs do not fit into memory.",
-            expected=f"at most {limit} bytes ({SHARE:.0%} of what is free)",
-            received=f"{needed} bytes",
-            advice="Choose inputs 'pruned', which keeps one of them at a time, or leave layers out with 'layers'.",
-        )
-    data = _drawn(task.calibration, samples, task.seed)
+    check_fits(
+        needed,
+        task.weights.device,
+        "The Gram matrices of the layers' inputs do not fit into memory.",
+        "Choose inputs 'pruned', which keeps one of them at a time, or leave layers out with 'layers'.",
+    )
+    data = drawn(task.calibration, samples, task.seed)
     make = layer_grams(task.network, data, task.layout.layers)
 
     def shown(done: int) -> Step:
@@ -251,25 +250,6 @@ class _PrunedInputs:
                 self._states[i], found = self._network.advance(state, site.node, solved, keep=(site.input,))
                 total.add(layer_patches(site, found[site.input]))
         return total.gram()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Drawn:
-    """Some samples of a dataset."""
-
-    inputs: tuple[Tensor, ...]
-    labels: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.inputs[0])
-
-
-def _drawn(data: Samples, count: int, seed: int) -> Samples:
-    """Return this many samples at random (datasets may be sorted by class), in their order; all if there are fewer."""
-    if count >= len(data):
-        return data
-    index = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count].sort().values
-    return _Drawn(inputs=tuple(x[index.to(x.device)] for x in data.inputs))
 
 
 def _checked(layer: Layer, gram: LayerGram) -> LayerGram:

@@ -23,6 +23,7 @@ from pruning_core.algorithms.snows_window import Chunk, WindowFit, newton_step, 
 from pruning_core.algorithms.task import PruningTask, Selection, Step
 from pruning_core.curvature.layer_inputs import input_chunks
 from pruning_core.curvature.predict import Samples
+from pruning_core.holdout import Part
 from pruning_core.network import Network, Site, State, Window
 from pruning_core.network.following import Following, affine, followings
 from pruning_core.recipe import Frozen
@@ -214,7 +215,7 @@ class _Streams:
 
     def __init__(self, network: Network, data: Samples, count: int, options: Options, seed: int) -> None:
         chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count]
-        part = _Part(tuple(x[chosen.to(x.device)] for x in data.inputs))
+        part = Part(inputs=tuple(x[chosen.to(x.device)] for x in data.inputs), labels=None)
         self._network = network
         self.inputs = list(input_chunks(network, part, options.batch))
         self._pruned = [network.begin(inputs) for inputs in self.inputs]
@@ -230,12 +231,3 @@ class _Streams:
     def __iter__(self) -> Iterator[tuple[State, State]]:
         """Yield the states (pruned, dense) of each chunk."""
         return iter(zip(self._pruned, self._dense, strict=True))
-
-
-class _Part:
-    def __init__(self, inputs: tuple[Tensor, ...]) -> None:
-        self.inputs = inputs
-        self.labels: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.inputs[0])

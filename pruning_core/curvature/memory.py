@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from pruning_core.errors import LimitExceeded
+
 #: The part of what is free that one large matrix and the work on it may take.
 SHARE = 0.8
 
@@ -28,6 +30,33 @@ def available_bytes(device: torch.device) -> int:
     with contextlib.suppress(OSError, ValueError):  # no such group, or no limit ("max")
         limits.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return max(0, min(limits))
+
+
+def limit_bytes(device: torch.device) -> int:
+    """Return how much one large matrix and the work on it may take on this device."""
+    return int(SHARE * available_bytes(device))
+
+
+def check_fits(needed: int, device: torch.device, detail: str, advice: str) -> None:
+    """Check that something large will fit.
+
+    Args:
+        needed: Bytes.
+        device: Where.
+        detail: What does not fit, if it does not; a sentence.
+        advice: How to need less.
+
+    Raises:
+        LimitExceeded: It takes more than a safe share of what is free.
+    """
+    limit = limit_bytes(device)
+    if needed > limit:
+        raise LimitExceeded(
+            detail,
+            expected=f"at most {limit} bytes ({SHARE:.0%} of what is free)",
+            received=f"{needed} bytes",
+            advice=advice,
+        )
 
 
 def _meminfo(path: str, field: str) -> int:

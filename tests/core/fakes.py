@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pruning_core.algorithms import FolderCheckpoints, Saved
 from pruning_core.calibration import Dataset
 from pruning_core.network import Input, Layer
+
+
+class Killed(Exception):  # noqa: N818 - a kill is no error
+    """Stands for a kill."""
+
+
+class Fragile(FolderCheckpoints):
+    """Dies when so many steps have been kept."""
+
+    def __init__(self, folder: Path, lives: int) -> None:
+        super().__init__(folder)
+        self.lives = lives
+
+    def save(self, key: str, saved: Saved) -> None:
+        if self.lives == 0:
+            raise Killed
+        self.lives -= 1
+        super().save(key, saved)
 
 
 class ModuleNetwork:

@@ -17,6 +17,7 @@ from pruning_core.holdout import split
 from pruning_core.pipeline import Pruned, finish, prune
 from pruning_core.recipe import Recipe
 from tests.core.exported import exported
+from tests.core.fakes import Fragile, Killed
 
 NETWORKS = ["mlp", "cnn", "vit", "bert"]
 #: Options that make an algorithm quick on tiny networks; the rest runs with its defaults.
@@ -138,24 +139,6 @@ def test_a_refinement_alone_on_an_uploaded_mask(algorithm: str) -> None:
     wanted = uploaded(exported("cnn")[0])
     assert pruned.masks.keys() == wanted.keys()
     assert all(torch.equal(pruned.masks[w], wanted[w]) for w in wanted)
-
-
-class Killed(Exception):  # noqa: N818 - a kill is no error
-    """Stands for a kill."""
-
-
-class Fragile(FolderCheckpoints):
-    """Dies when so many steps have been kept."""
-
-    def __init__(self, folder: Path, lives: int) -> None:
-        super().__init__(folder)
-        self.lives = lives
-
-    def save(self, key: str, saved: Any) -> None:
-        if self.lives == 0:
-            raise Killed
-        self.lives -= 1
-        super().save(key, saved)
 
 
 @pytest.mark.parametrize("algorithm", [*names(), *(f"magnitude+{name}" for name in sorted(REFINERS))])

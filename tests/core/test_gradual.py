@@ -31,6 +31,7 @@ from pruning_core.patterns import Block, Fixed, NofM, Pattern, Unstructured
 from pruning_core.pipeline import finish
 from pruning_core.solvers.global_step import descend
 from tests.core.exported import exported
+from tests.core.fakes import Fragile, Killed
 from tests.formats import zoo
 
 QUICK = Options(joint_steps=4, joint_batch=16, window=1)
@@ -246,24 +247,6 @@ def test_levels_nest_and_do_not_depend_on_what_else_is_asked_for() -> None:
     for a, b, c in zip(up, reversed(down), alone, strict=True):
         assert same(a, b)
         assert same(a, c)
-
-
-class Killed(Exception):  # noqa: N818 - a kill is no error
-    """Stands for a kill."""
-
-
-class Fragile(FolderCheckpoints):
-    """Dies when so many steps have been kept."""
-
-    def __init__(self, folder: Path, lives: int) -> None:
-        super().__init__(folder)
-        self.lives = lives
-
-    def save(self, key: str, saved: object) -> None:
-        if self.lives == 0:
-            raise Killed
-        self.lives -= 1
-        super().save(key, saved)  # type: ignore[arg-type]
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:

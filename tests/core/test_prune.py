@@ -201,7 +201,7 @@ def test_bad_weights_and_gradients_are_refused() -> None:
 
 
 def test_what_does_not_fit_into_memory_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pruning_core.algorithms.gradients.available_bytes", lambda _: 1000)
+    monkeypatch.setattr("pruning_core.curvature.memory.available_bytes", lambda _: 1000)
     network = mlp_network()
     with pytest.raises(LimitExceeded) as problem:
         run(network, structure="global")
