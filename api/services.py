@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import anyio
@@ -11,11 +11,12 @@ from fastapi import Depends, Path, Request
 from api.settings import ApiSettings
 from jobs.service import Service
 from jobs.settings import Settings
+from jobs.tenants import DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """Made when the app starts, the same for every request."""
+    """Made when the app starts; the same for every request, but for whom the service acts."""
 
     service: Service
     settings: Settings
@@ -25,13 +26,14 @@ class Context:
 
 
 def context(request: Request) -> Context:
-    """Return what the running app was started with."""
+    """Return what the running app was started with; its service acts for the caller's tenant."""
     found: Context = request.app.state.context
-    return found
+    tenant = getattr(request.state, "tenant", DEFAULT)
+    return found if tenant == DEFAULT else replace(found, service=found.service.of(tenant))
 
 
 def service(request: Request) -> Service:
-    """Return the use cases."""
+    """Return the use cases, as the caller's tenant."""
     return context(request).service
 
 

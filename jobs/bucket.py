@@ -272,14 +272,18 @@ class Bucket:
                 seen.add(name)
                 yield name
 
+    def delete(self, key: str) -> None:
+        """Delete one object; deleting what is not there changes nothing."""
+        with s3_errors(key):
+            self._client.delete_object(Bucket=self.name, Key=key)
+
     def delete_prefix(self, prefix: str) -> int:
         """Delete everything under a prefix (which must end with a slash) and return how many objects that were."""
         if not prefix.endswith("/"):
             raise ValueError(f"a prefix to delete must end with '/': {prefix!r}")
         keys = list(self.list(prefix))
         for key in keys:
-            with s3_errors(key):
-                self._client.delete_object(Bucket=self.name, Key=key)
+            self.delete(key)
         return len(keys)
 
     def _pages(

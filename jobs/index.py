@@ -1,4 +1,4 @@
-"""Two lists in Redis, rebuilt from the bucket whenever they may be incomplete: all items, and the open ones.
+"""Lists in Redis, rebuilt from the bucket whenever they may be incomplete: each tenant's items, and all open ones.
 
 Both are sorted sets with equal scores, so that Redis sorts by id, which is by time.
 """
@@ -13,6 +13,7 @@ from jobs import layout
 from jobs.bucket import Bucket
 from jobs.clock import Clock
 from jobs.ids import KINDS, Kind, is_id, kind_of
+from jobs.tenants import DEFAULT
 
 _ALL = "pruning:index:"
 _OPEN = "pruning:open:"
@@ -31,10 +32,10 @@ class Index:
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
 
-    def add(self, item: str) -> None:
+    def add(self, item: str, tenant: str = DEFAULT) -> None:
         """Note a new, open item."""
         with self._redis.pipeline() as pipe:
-            pipe.zadd(_ALL + kind_of(item), {item: 0})
+            pipe.zadd(_list(kind_of(item), tenant), {item: 0})
             pipe.zadd(_OPEN + kind_of(item), {item: 0})
             pipe.execute()
 
@@ -42,10 +43,10 @@ class Index:
         """Note that the item has its outcome."""
         self._redis.zrem(_OPEN + kind_of(item), item)
 
-    def remove(self, item: str) -> None:
-        """Note that the item was deleted."""
+    def remove(self, item: str, tenant: str = DEFAULT) -> None:
+        """Note that the item was deleted. Whoever cannot say whose it was leaves that list to the next who reads it."""
         with self._redis.pipeline() as pipe:
-            pipe.zrem(_ALL + kind_of(item), item)
+            pipe.zrem(_list(kind_of(item), tenant), item)
             pipe.zrem(_OPEN + kind_of(item), item)
             pipe.hdel(_SUMMARY, item)
             pipe.execute()
@@ -81,11 +82,13 @@ class Index:
 
     def rebuild(self) -> None:
         """Read every key of the bucket once (keys only) and add what the lists lack; drop what has ended."""
-        for kind in KINDS:
-            requested, ended, littered = scan(self._bucket, kind)
+        scanned = {kind: scan(self._bucket, kind) for kind in KINDS}
+        # After the items: a marker is written first, so each item seen above has its own seen here.
+        owners = dict(filter(None, map(layout.marked, self._bucket.list(layout.MARKERS))))
+        for kind, (requested, ended, littered) in scanned.items():
             with self._redis.pipeline() as pipe:
                 for item in requested:
-                    pipe.zadd(_ALL + kind, {item: 0})
+                    pipe.zadd(_list(kind, owners.get(item, DEFAULT)), {item: 0})
                     if item not in ended:
                         pipe.zadd(_OPEN + kind, {item: 0})
                 for item in ended - littered:
@@ -112,10 +115,10 @@ class Index:
         """Return how many open items there are, older than ``before``."""
         return self._redis.zlexcount(_OPEN + kind, "-", "+" if before is None else f"({before}")
 
-    def newest(self, kind: Kind, before: str | None, limit: int) -> list[str]:
-        """Return up to ``limit`` ids older than ``before``, newest first."""
+    def newest(self, kind: Kind, before: str | None, limit: int, tenant: str = DEFAULT) -> list[str]:
+        """Return up to ``limit`` ids of a tenant, older than ``before``, newest first."""
         start = "+" if before is None else f"({before}"
-        return cast(list[str], self._redis.zrevrangebylex(_ALL + kind, start, "-", start=0, num=limit))
+        return cast(list[str], self._redis.zrevrangebylex(_list(kind, tenant), start, "-", start=0, num=limit))
 
     def summaries(self, items: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Return what filters need of items that have ended, as far as it was noted."""
@@ -128,6 +131,10 @@ class Index:
     def summarise(self, item: str, summary: dict[str, Any]) -> None:
         """Note what filters need of an item that has ended: ``state`` and ``labels``."""
         self._redis.hset(_SUMMARY, item, json.dumps(summary))
+
+
+def _list(kind: Kind, tenant: str) -> str:
+    return _ALL + kind + ("" if tenant == DEFAULT else f":{tenant}")
 
 
 def scan(bucket: Bucket, kind: Kind) -> tuple[set[str], set[str], set[str]]:

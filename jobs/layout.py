@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 
-from jobs.ids import Kind, kind_of
+from jobs.ids import Kind, is_id, kind_of
+from jobs.tenants import DEFAULT, is_tenant
 
 _FOLDER: dict[Kind, str] = {"job": "jobs/", "model": "models/", "dataset": "datasets/", "mask": "masks/"}
+#: The prefix of all markers of all tenants.
+MARKERS = "tenants/"
 
 
 def folder(kind: Kind) -> str:
@@ -59,6 +62,29 @@ def checkpoints(job: str) -> str:
     return prefix(job) + "checkpoints/"
 
 
-def idempotency(key: str) -> str:
+def idempotency(key: str, tenant: str = DEFAULT) -> str:
     """Return the key of an idempotency record; the user's own key is only hashed."""
-    return f"idempotency/{hashlib.sha256(key.encode()).hexdigest()}.json"
+    whose = "" if tenant == DEFAULT else f"{tenant}/"
+    return f"idempotency/{whose}{hashlib.sha256(key.encode()).hexdigest()}.json"
+
+
+def markers(tenant: str, kind: Kind) -> str:
+    """Return the prefix of the markers of all items of a kind that a tenant other than the default one has."""
+    return f"{MARKERS}{tenant}/{_FOLDER[kind]}"
+
+
+def marker(tenant: str, item: str) -> str:
+    """Return the key that says that an item is this tenant's; it is written before the item's request."""
+    return markers(tenant, kind_of(item)) + item
+
+
+def marked(key: str) -> tuple[str, str] | None:
+    """Return item and tenant of a marker; None if the key is none.
+
+    >>> marked("tenants/vision/jobs/job_01JD3Z8Q9W3V6Y6T0B1C2D3E4F")
+    ('job_01JD3Z8Q9W3V6Y6T0B1C2D3E4F', 'vision')
+    """
+    tenant, _, rest = key.removeprefix(MARKERS).partition("/")
+    folder, _, item = rest.partition("/")
+    kind = next((kind for kind, name in _FOLDER.items() if name == f"{folder}/"), None)
+    return (item, tenant) if kind is not None and is_id(kind, item) and is_tenant(tenant) else None

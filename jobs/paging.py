@@ -15,6 +15,7 @@ from jobs.clock import Down
 from jobs.ids import Kind, is_id
 from jobs.index import Index
 from jobs.records import JobView, UploadView
+from jobs.tenants import DEFAULT
 from pruning_core.errors import InputError
 
 V = TypeVar("V", JobView, UploadView)
@@ -25,10 +26,10 @@ MAX_SCANNED = 2000
 
 
 class Pager:
-    """Cuts the list of items of a kind into pages."""
+    """Cuts a tenant's list of items of a kind into pages."""
 
-    def __init__(self, bucket: Bucket, index: Index, threads: Executor) -> None:
-        self._bucket, self._index, self._threads = bucket, index, threads
+    def __init__(self, bucket: Bucket, index: Index, threads: Executor, tenant: str = DEFAULT) -> None:
+        self._bucket, self._index, self._threads, self._tenant = bucket, index, threads, tenant
 
     def page(
         self,
@@ -45,7 +46,7 @@ class Pager:
             kind: What to list.
             cursor: Where the page before ended, or None.
             limit: How many at most.
-            read: Id -> view, or None if it is gone.
+            read: Id -> view, or None if it is gone, or another tenant's.
             summary: View -> what the filter judges; None: no filter.
             wanted: The filter; items that ended may be judged by a noted summary, without being read.
 
@@ -82,7 +83,7 @@ class Pager:
     def _ids(self, kind: Kind, before: str | None) -> Iterator[str]:
         try:
             while self._index.complete():
-                batch = self._index.newest(kind, before, MAX_LIMIT)
+                batch = self._index.newest(kind, before, MAX_LIMIT, self._tenant)
                 for item in batch:
                     yield item
                     before = item
@@ -90,8 +91,15 @@ class Pager:
                     return
         except Down:
             pass
-        names = (name for name in self._bucket.children(layout.folder(kind)) if is_id(kind, name))
+        names = (name for name in self._named(kind) if is_id(kind, name))
         yield from sorted((name for name in names if before is None or name < before), reverse=True)
+
+    def _named(self, kind: Kind) -> Iterator[str]:
+        if self._tenant == DEFAULT:
+            # Other tenants' items are among them; `read` does not know those.
+            return self._bucket.children(layout.folder(kind))
+        folder = layout.markers(self._tenant, kind)
+        return (key.removeprefix(folder) for key in self._bucket.list(folder))
 
 
 def _encode(item: str) -> str:

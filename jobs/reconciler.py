@@ -16,6 +16,7 @@ from jobs.ids import KINDS, Kind, kind_of
 from jobs.index import Index
 from jobs.ledger import Ledger
 from jobs.queue import QUEUES, Queue, QueueName, queue_of
+from jobs.tenants import DEFAULT
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +40,13 @@ class Reconciler:
 
     def __init__(self, ledger: Ledger, clock: Clock, index: Index, queue: Queue) -> None:
         self._ledger, self._clock, self._index, self._queue = ledger, clock, index, queue
-        self._overdue: set[str] = set()
+        self._overdue: dict[str, str] = {}
         self._guard = threading.Lock()
 
-    def remember(self, item: str) -> None:
-        """Keep in mind an item that could not be noted in Redis, until it can."""
+    def remember(self, item: str, tenant: str = DEFAULT) -> None:
+        """Keep in mind an item, and whose it is, that could not be noted in Redis, until it can."""
         with self._guard:
-            self._overdue.add(item)
+            self._overdue[item] = tenant
 
     def tick(self) -> Counts:
         """Do one round; does nothing if another process is at it, or if Redis or the bucket does not answer."""
@@ -65,12 +66,13 @@ class Reconciler:
 
     def _note_overdue(self) -> set[str]:
         with self._guard:
-            overdue = set(self._overdue)
-        for item in overdue:
-            self._index.add(item)
+            overdue = dict(self._overdue)
+        for item, tenant in overdue.items():
+            self._index.add(item, tenant)
         with self._guard:
-            self._overdue -= overdue
-        return overdue
+            for item in overdue:
+                self._overdue.pop(item, None)
+        return set(overdue)
 
     def _round(self, queue: QueueName, overdue: set[str], counts: Counts) -> None:
         kinds: tuple[Kind, ...] = tuple(kind for kind in KINDS if queue_of(kind) == queue)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,8 +13,9 @@ from jobs.artifacts import ArtifactName, wanted
 from jobs.bucket import Bucket
 from jobs.clock import Clock, Down
 from jobs.errors import Conflict, NotFound, NotReady, Unavailable
-from jobs.ids import UploadKind, is_id
+from jobs.ids import UploadKind
 from jobs.index import Index
+from jobs.items import Items
 from jobs.ledger import Ledger
 from jobs.paging import Pager
 from jobs.queue import QUEUES, Queue
@@ -23,12 +25,16 @@ from jobs.s3 import Stored
 from jobs.settings import Settings
 from jobs.states import ENDED
 from jobs.submission import Submissions
+from jobs.tenants import DEFAULT
 from jobs.uploads import PendingUpload, Uploads
 from jobs.views import Views
 
 
 class Service:
-    """Everything a user can do with jobs and uploads. Safe to share between threads; not across a fork."""
+    """Everything a user can do with jobs and uploads, as one tenant. Safe to share between threads; not across a fork.
+
+    A new one acts for the default tenant; `of` gives the same service, on the same connections, to another.
+    """
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
@@ -41,12 +47,23 @@ class Service:
         self._views = Views(self.ledger, self.clock, self.index)
         # Reading a page of items is many small reads of the bucket; they overlap.
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="jobs")
-        self._pager = Pager(self.bucket, self.index, self._threads)
-        self._submissions = Submissions(self.ledger, self._views, self.announce)
-        self.uploads = Uploads(self.ledger, self._views, self._pager, self.announce)
+        self._bind(DEFAULT)
+
+    def of(self, tenant: str) -> Service:
+        """Return this service as a tenant sees it; light, and closed with this one."""
+        bound = copy.copy(self)
+        bound._bind(tenant)
+        return bound
+
+    def _bind(self, tenant: str) -> None:
+        self.tenant = tenant
+        self._items = Items(self.ledger, tenant, self._note)
+        self._pager = Pager(self.bucket, self.index, self._threads, tenant)
+        self._submissions = Submissions(self.ledger, self._views, self._items)
+        self.uploads = Uploads(self.ledger, self._views, self._pager, self._items)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, also those of every `of`."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.queue.close()
         self.bucket.close()
@@ -167,17 +184,17 @@ class Service:
         uploads = {"model": model, "calibration": calibration, "masks": masks}
         return self._submissions.plan(uploads, recipe)
 
-    def announce(self, item: str) -> None:
+    def _note(self, item: str, tenant: str) -> None:
         """Note a new item in Redis and hint the workers; if Redis is down, the reconciler does it later."""
         try:
-            self.index.add(item)
+            self.index.add(item, tenant)
             self.queue.enqueue(item)
         except Down:
-            self.reconciler.remember(item)
+            self.reconciler.remember(item, tenant)
 
     def get_job(self, job: str) -> JobView | None:
         """Return the job, or None if there is none of this id."""
-        found = self.ledger.read(job) if is_id("job", job) else None
+        found = self._items.find("job", job)
         return None if found is None else self._views.job(found)
 
     def list_jobs(
@@ -211,7 +228,7 @@ class Service:
             view = self.get_job(job)
             if view is None:
                 with suppress(Down):
-                    self.index.remove(job)
+                    self.index.remove(job, self.tenant)
             elif view.state in ENDED:
                 with suppress(Down):
                     self.index.summarise(job, _summary(view))
@@ -228,7 +245,7 @@ class Service:
             NotFound: There is none of this id.
             Conflict: It has ended otherwise.
         """
-        found = self.ledger.read(job) if is_id("job", job) else None
+        found = self._items.find("job", job)
         if found is None:
             raise NotFound("There is no job of this id.", received=job[:64])
         if found.outcome is None:
@@ -242,7 +259,7 @@ class Service:
                     finally:
                         self.clock.release(job, token)
             except Down:
-                self.reconciler.remember(job)
+                self.reconciler.remember(job, self.tenant)
             found = self.ledger.read(job) or found
         view = self._views.job(found)
         if view.state in ENDED and view.state != "cancelled":
@@ -266,7 +283,7 @@ class Service:
             NotReady: The job has not succeeded (yet).
             LevelNeeded: There are several levels, and none was named.
         """
-        found = self.ledger.read(job) if is_id("job", job) else None
+        found = self._items.find("job", job)
         if found is None:
             raise NotFound("There is no job of this id.", received=job[:64])
         view = self._views.job(found)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from jobs import layout
 from jobs.clock import Down
 from jobs.errors import Conflict, NotFound, NotReady, RejectedUpload, Unavailable
-from jobs.ids import is_id, new_id
+from jobs.ids import new_id
+from jobs.items import Items
 from jobs.ledger import Item, Ledger
 from jobs.plans import plan
 from jobs.records import JobView, now
@@ -29,8 +30,8 @@ MAX_KEY_LENGTH = 255
 class Submissions:
     """The use case of creating a job; `jobs.service.Service` offers it."""
 
-    def __init__(self, ledger: Ledger, views: Views, announce: Callable[[str], None]) -> None:
-        self._ledger, self._views, self._announce = ledger, views, announce
+    def __init__(self, ledger: Ledger, views: Views, items: Items) -> None:
+        self._views, self._items = views, items
         self._bucket, self._clock = ledger.bucket, ledger.clock
 
     def create(
@@ -52,11 +53,12 @@ class Submissions:
                 expected=f"1 to {MAX_KEY_LENGTH} characters",
                 received=f"{len(idempotency_key)} characters",
             )
-        with self._one_at_a_time(f"idempotency:{layout.idempotency(idempotency_key)}"):
-            return self._create_idempotent(body, idempotency_key)
+        where = layout.idempotency(idempotency_key, self._items.tenant)
+        with self._one_at_a_time(f"idempotency:{where}"):
+            return self._create_idempotent(body, where)
 
-    def _create_idempotent(self, body: dict[str, Any], idempotency_key: str) -> tuple[JobView, bool]:
-        where, digest = layout.idempotency(idempotency_key), _digest(body)
+    def _create_idempotent(self, body: dict[str, Any], where: str) -> tuple[JobView, bool]:
+        digest = _digest(body)
         known = self._bucket.get_json(where)
         if known is None:
             checked = self._checked(body)
@@ -77,7 +79,7 @@ class Submissions:
             view = self._record(job, self._checked(body))
         elif view.state == first("job"):
             # A crash after them leaves a job that nobody was told of until the next comparison with the bucket.
-            self._announce(job)
+            self._items.announce(job)
         return view, False
 
     def plan(self, uploads: dict[str, str | None], recipe: Any) -> dict[str, Any]:
@@ -109,7 +111,7 @@ class Submissions:
             if upload is None and field in optional:
                 continue
             wanted = str(upload)
-            found = self._ledger.read(wanted) if is_id(kind, wanted) else None
+            found = self._items.find(kind, wanted)
             if found is None:
                 raise NotFound(
                     f"{field}: there is no {kind} of this id.",
@@ -125,8 +127,8 @@ class Submissions:
 
     def _record(self, job: str, checked: dict[str, Any]) -> JobView:
         request = {"id": job, "kind": "job", "created_at": now(), **checked}
-        if self._bucket.write_once(layout.request(job), request):
-            self._announce(job)
+        if self._items.record(job, request):
+            self._items.announce(job)
             return self._views.job(Item(id=job, request=request, outcome=None))
         view = self._view(job)
         if view is None:
@@ -134,7 +136,7 @@ class Submissions:
         return view
 
     def _view(self, job: str) -> JobView | None:
-        found = self._ledger.read(job)
+        found = self._items.read(job)
         return None if found is None else self._views.job(found)
 
     @contextmanager

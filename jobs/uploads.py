@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
@@ -10,6 +9,7 @@ from jobs import layout
 from jobs.clock import Down
 from jobs.errors import Conflict, NotFound, TooLarge, Unavailable
 from jobs.ids import UPLOAD_KINDS, UploadKind, is_id, kind_of, new_id
+from jobs.items import Items
 from jobs.ledger import Item, Ledger
 from jobs.paging import Pager
 from jobs.records import UploadView, now
@@ -89,8 +89,8 @@ class PendingUpload:
 class Uploads:
     """The use cases; `jobs.service.Service` offers them."""
 
-    def __init__(self, ledger: Ledger, views: Views, pager: Pager, announce: Callable[[str], None]) -> None:
-        self._ledger, self._views, self._pager, self._announce = ledger, views, pager, announce
+    def __init__(self, ledger: Ledger, views: Views, pager: Pager, items: Items) -> None:
+        self._ledger, self._views, self._pager, self._items = ledger, views, pager, items
         self._bucket, self._index = ledger.bucket, ledger.index
 
     def begin(
@@ -124,8 +124,8 @@ class Uploads:
             "sha256": sha256,
             "created_at": now(),
         }
-        self._bucket.write_once(layout.request(item), request)
-        self._announce(item)
+        self._items.record(item, request)
+        self._items.announce(item)
         return self._views.upload(Item(id=item, request=request, outcome=None))
 
     def discard(self, item: str) -> None:
@@ -136,7 +136,7 @@ class Uploads:
 
     def get(self, upload: str) -> UploadView | None:
         """Return the upload, or None."""
-        found = self._ledger.read(upload) if any(is_id(kind, upload) for kind in UPLOAD_KINDS) else None
+        found = self._items.read(upload) if any(is_id(kind, upload) for kind in UPLOAD_KINDS) else None
         return None if found is None else self._views.upload(found)
 
     def page(self, kind: UploadKind, cursor: str | None, limit: int) -> tuple[list[UploadView], str | None]:
@@ -159,10 +159,7 @@ class Uploads:
                 advice="Wait until the job has ended, or cancel it first.",
                 job=user,
             )
-        self._bucket.delete_prefix(layout.prefix(upload))
-        with suppress(Down):
-            self._index.remove(upload)
-            self._ledger.clock.forget(upload)
+        self._items.remove(upload)
 
     def _open_job_with(self, upload: str) -> str | None:
         for job in self._open_jobs():
