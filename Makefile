@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 PORT   ?= 8000
 DATA   ?= data
+# Tests in as many processes as there are cores, but few: some watch real clocks.
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 BIN    := $(VENV)/bin
 
 .PHONY: env up demo test check catalogue clean
@@ -23,7 +25,7 @@ demo: env      ## train, export, upload, prune with CHITA, download, compare
 	@VENV=$(VENV) $(BIN)/python -m demo.run
 
 test: env      ## the whole suite
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 check: env     ## format, lint, types, import contracts, then the suite
 	$(BIN)/ruff format --check .
@@ -31,7 +33,7 @@ check: env     ## format, lint, types, import contracts, then the suite
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pruning_core.algorithms --check
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 catalogue: env ## rewrite pruning_core/catalogue.json after an algorithm or its options changed
 	$(BIN)/python -m pruning_core.algorithms --write

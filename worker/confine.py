@@ -1,8 +1,9 @@
-"""A process gives up what it does not need, before it imports torch or opens an untrusted file.
+"""A process gives up what it does not need, before it opens an untrusted file.
 
 Limits hold everywhere; the rest is taken where the platform lets an unprivileged process do so, and what holds is
 reported: ``network`` (own empty network namespace, or TCP closed by Landlock), ``files`` (only the work folder and the
-installed code can be read), ``privileges`` (none can be gained), ``parent`` (dies with the supervisor).
+installed code can be read), ``privileges`` (none can be gained), ``parent`` (dies with its parent, which dies with the
+supervisor).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def confine(folder: Path, limits: Limits, *, parent: int, use_gpu: bool) -> dict
     Args:
         folder: The only place that it can write to afterwards (where ``files`` holds).
         limits: Memory, CPU and file size; the wall clock is the supervisor's.
-        parent: Process id of the supervisor. If it is gone already, this process ends at once.
+        parent: Process id of the parent. If it is gone already, this process ends at once.
         use_gpu: A CUDA driver reserves address space far beyond the memory it uses, so memory is then left to the
             supervisor, which watches what is resident.
 
@@ -64,14 +65,22 @@ def confine(folder: Path, limits: Limits, *, parent: int, use_gpu: bool) -> dict
     privileges = library.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
     network = _drop_network(library)
     # After the user namespace: a change of credentials clears the parent-death signal.
-    dies = library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0
-    if os.getppid() != parent:  # it died before the kernel was asked to tell
-        os._exit(0)
+    dies = die_with(parent)
     version = 0
     with contextlib.suppress(OSError):
         version = landlock.restrict(_rules(folder))
     _drop_capabilities(library)
     return {"privileges": privileges, "parent": dies, "network": network or version >= 4, "files": version > 0}
+
+
+def die_with(parent: int) -> bool:
+    """Have the kernel kill this process when its parent (the thread that started it) ends; return whether it will."""
+    if sys.platform != "linux":
+        return False
+    dies = ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0
+    if os.getppid() != parent:  # it died before the kernel was asked to tell
+        os._exit(0)
+    return bool(dies)
 
 
 def gpu_present() -> bool:

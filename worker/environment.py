@@ -11,15 +11,13 @@ import pruning_core
 _KEPT = ("PATH", "LANG", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
 
 
-def child_environment(folder: Path) -> dict[str, str]:
-    """Return all the variables that a process working in this folder gets."""
+def process_environment() -> dict[str, str]:
+    """Return all the variables that it gets, but for those that name its folder (`folder_environment`)."""
     packages = (Path(__file__).parent, Path(pruning_core.__file__).parent)
     roots = dict.fromkeys(str(package.resolve().parent) for package in packages)
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     return {
         **kept,
-        "HOME": str(folder),
-        "TMPDIR": str(folder),
         "OMP_NUM_THREADS": str(available_cores()),
         # Threads that spin while they wait take the cores from the other workers' processes: a solve of many small
         # matrices took ten times as long beside two busy ones.
@@ -30,6 +28,11 @@ def child_environment(folder: Path) -> dict[str, str]:
         # cuBLAS is deterministic only with a fixed workspace.
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
+
+
+def folder_environment(folder: Path) -> dict[str, str]:
+    """Return the variables of a process that works in this folder."""
+    return {"HOME": str(folder), "TMPDIR": str(folder)}
 
 
 def available_cores() -> int:

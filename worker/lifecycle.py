@@ -20,6 +20,7 @@ from celery import signals
 from jobs.clock import Down
 from jobs.service import Service
 from jobs.settings import Settings
+from worker import sandbox
 from worker.scratch import sweep
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class Lifecycle:
         if os.getppid() == 1 and os.getpid() != 1 and self._read_end >= 0 and self.stopping():
             os._exit(1)
         signal.signal(signal.SIGTERM, self._on_sigterm)
+        sandbox.warm()
 
     def _prerun(self, **_: Any) -> None:
         self._busy = True

@@ -1,7 +1,7 @@
 """The supervisor's side of the sandbox: start one process, watch it, end it, and say how it went.
 
-Works from any process, a Celery pool child included: it needs only `subprocess`. Call it from a thread that lives as
-long as the call (the main thread does): Linux kills the child when the thread that started it ends.
+Works from any process, a Celery pool child included. Call it from a thread that lives as long as the call (the main
+thread does): Linux kills the process when the thread that had it started ends.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import logging
 import os
 import selectors
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -25,15 +23,16 @@ from pydantic import ValidationError
 
 from pruning_core.errors import PruningError
 from pruning_core.report import Progress
-from worker.environment import child_environment
+from worker import forkserver
 from worker.limits import Died, LimitName, Limits, limit_exceeded
 from worker.process import REFUSED, UNEXPECTED
 from worker.usage import cpu_seconds, group_memory_bytes
 
-__all__ = ["Limits", "Result", "run"]
+__all__ = ["Limits", "Result", "run", "warm"]
 
 _log = logging.getLogger(__name__)
 
+MODULE = "worker.process"
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 0.5
 _LINE_BYTES = 64 * 1024
@@ -68,7 +67,7 @@ def run(
     limits: Limits,
     on_progress: Callable[[Progress], None],
     stop: Callable[[], str | None],
-    module: str = "worker.process",
+    module: str = MODULE,
 ) -> Result:
     """Run one task in a process of its own session, without credentials, and with limits.
 
@@ -88,26 +87,23 @@ def run(
     for name in ("result.json", "problem.json"):
         (folder / name).unlink(missing_ok=True)
     (folder / "arguments.json").write_text(json.dumps(arguments), "utf-8")
-    settings = json.dumps({"limits": asdict(limits), "parent": os.getpid()})
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-s", "-m", module, task, str(folder), settings],
-        cwd=folder,
-        env=child_environment(folder),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    watch = _Watch(process, limits, on_progress, stop)
+    child = forkserver.fork(module, {"task": task, "folder": str(folder), "limits": asdict(limits)})
+    watch = _Watch(child, limits, on_progress, stop)
     try:
         verdict = watch.until_end()
     finally:
         watch.kill()
     if verdict is None:
-        verdict = _judge(process.returncode, folder, limits, watch)
+        assert child.code is not None
+        verdict = _judge(child.code, folder, limits, watch)
     if verdict.status == "died":
         _log.warning("sandboxed %s died: %s; it said: %s", task, verdict.problem, watch.tail.decode("utf-8", "replace"))
     return verdict
+
+
+def warm() -> None:
+    """Begin to import what tasks need, so that the first finds it done."""
+    forkserver.warm(MODULE)
 
 
 class _Watch:
@@ -115,12 +111,12 @@ class _Watch:
 
     def __init__(
         self,
-        process: subprocess.Popen[bytes],
+        child: forkserver.Child,
         limits: Limits,
         on_progress: Callable[[Progress], None],
         stop: Callable[[], str | None],
     ) -> None:
-        self.process = process
+        self.child = child
         self.limits = limits
         self.tail = b""
         self.cpu_seconds = 0.0
@@ -129,37 +125,37 @@ class _Watch:
         self._line = b""
         self._latest: Progress | None = None
         self._fraction = 0.0
-        assert process.stdout is not None
-        assert process.stderr is not None
         self._pipes = selectors.DefaultSelector()
-        self._pipes.register(process.stdout, selectors.EVENT_READ, self._read_line)
-        self._pipes.register(process.stderr, selectors.EVENT_READ, self._read_tail)
+        self._pipes.register(child, selectors.EVENT_READ)
+        self._pipes.register(child.stdout, selectors.EVENT_READ, self._read_line)
+        self._pipes.register(child.stderr, selectors.EVENT_READ, self._read_tail)
 
     def until_end(self) -> Result | None:
         """Return a verdict if this side ended the process, None if it ended by itself (it is not reaped yet)."""
         deadline = time.monotonic() + self.limits.wall_seconds
-        next_stop = 0.0
-        while not _ended(self.process.pid):
+        next_stop, begun = 0.0, False
+        while not self.child.ended:
             self._pump(_POLL_SECONDS)
             self._tell()
-            now = time.monotonic()
+            now, pid = time.monotonic(), self.child.pid
+            if pid is not None and not begun:
+                # Its own time: the server may still have had to import.
+                begun, deadline = True, now + self.limits.wall_seconds
             if now >= deadline:
                 return self._over("wall_seconds")
-            if group_memory_bytes(self.process.pid) > self.limits.memory_bytes:
+            if pid is not None and group_memory_bytes(pid) > self.limits.memory_bytes:
                 return self._over("memory_bytes")
             if now >= next_stop:
                 next_stop = now + _STOP_SECONDS
                 if (reason := self._stop()) is not None:
                     return Result(status="stopped", reason=reason)
-        self.cpu_seconds = cpu_seconds(self.process.pid)
+        self.cpu_seconds = cpu_seconds(self.child.pid) if self.child.pid is not None else 0.0
         return None
 
     def kill(self) -> None:
-        """Kill the whole group, read what it said last, and reap it."""
-        # The leader is not reaped yet, so its id cannot have become another group's.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        """Kill the whole group, reap it, and read what it said last."""
+        self._pipes.unregister(self.child)
+        forkserver.release(self.child)
         while self._pump(0):
             pass
         for key in list(self._pipes.get_map().values()):
@@ -172,18 +168,20 @@ class _Watch:
     def _pump(self, seconds: float) -> bool:
         """Read what is there; wait at most this long for something. Returns whether there was anything."""
         if not self._pipes.get_map():
-            time.sleep(seconds)
             return False
         started = time.monotonic()
         ready = self._pipes.select(seconds)
         for key, _ in ready:
+            if key.fileobj is self.child:
+                self.child.listen()
+                continue
             data = os.read(key.fd, _LINE_BYTES)
             if data:
                 key.data(data)
             else:
                 self._close(key.fileobj)
         # One pass per poll: a process that floods its pipes does not keep this side busy.
-        if seconds and (rest := started + seconds - time.monotonic()) > 0:
+        if seconds and not self.child.ended and (rest := started + seconds - time.monotonic()) > 0:
             time.sleep(rest / 4)
         return bool(ready)
 
@@ -216,11 +214,6 @@ class _Watch:
 def _log_protections(line: str) -> None:
     """Log once per supervisor what holds on this machine."""
     _log.info("sandbox: %s", line)
-
-
-def _ended(pid: int) -> bool:
-    """Return whether the child has ended, without reaping it: so its process group keeps its id."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _judge(code: int, folder: Path, limits: Limits, watch: _Watch) -> Result:

@@ -156,6 +156,15 @@ def flood(folder: Path, arguments: dict[str, Any], report: Report) -> dict[str, 
     return {}
 
 
+def remember(folder: Path, arguments: dict[str, Any], report: Report) -> dict[str, Any]:
+    before, os.environ["SEEN"] = os.environ.get("SEEN"), "yes"
+    return {
+        "before": before,
+        "parent": os.getppid(),
+        "descriptors": sorted(path.name for path in Path("/proc/self/fd").iterdir()),
+    }
+
+
 def nothing(folder: Path, arguments: dict[str, Any], report: Report) -> dict[str, Any]:
     return {}
 
@@ -167,6 +176,7 @@ def load() -> Mapping[str, Task]:
 NAMES = (
     *("environment", "network", "files", "memory", "mapped_memory", "torch_memory", "cpu", "stubborn_cpu", "sleep"),
     *("grandchild", "big_file", "big_tensor_file", "crash", "leave", "refuse", "defect", "chatter", "flood", "nothing"),
+    "remember",
 )
 
 if __name__ == "__main__":
