@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import sys
+from types import FrameType
 
 import uvicorn
 
 from api.app import app
+from api.services import Context
 from api.settings import ApiSettings, is_loopback
+from jobs import logs
+from jobs.settings import Settings
+
+
+class _Server(uvicorn.Server):
+    """Ends the streams of events when it is told to stop: it would wait for them."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal."""
+        context: Context | None = getattr(app.state, "context", None)
+        if context is not None:
+            context.watcher.leave()
+        super().handle_exit(sig, frame)
 
 
 def main() -> int:
     """Serve until SIGINT or SIGTERM; return the exit status."""
-    settings = ApiSettings()
+    settings, shared = ApiSettings(), Settings()
+    logs.configure(shared.log_format, shared.log_level)
     if not is_loopback(settings.host) and not settings.allow_remote:
         sys.stderr.write(
             f"api: refusing to listen on {settings.host}: there are no keys yet, so anybody who reaches it could use "
@@ -20,13 +36,17 @@ def main() -> int:
             "PRUNING_API_ALLOW_REMOTE=true.\n"
         )
         return 2
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         server_header=False,
+        # Ours: with ids, and without the query (api.access_log).
+        access_log=False,
+        log_config=None,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
+    _Server(config).run()
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,11 +10,13 @@ import anyio
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from api import algorithms, artifacts, health, jobs, openapi, plans, problems, uploads
+from api import algorithms, artifacts, events, health, jobs, openapi, plans, problems, uploads
+from api.access_log import AccessLog
 from api.guard import Guard, Linger, PlainPaths
 from api.services import Context
 from api.settings import ApiSettings
 from api.upkeep import Upkeep
+from api.watching import Streams, Watcher
 from jobs.service import Service
 from jobs.settings import Settings
 
@@ -30,18 +33,23 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = await run_in_threadpool(Service, settings or Settings())
+        watcher = Watcher(service.clock, service.index)
         app.state.context = Context(
             service=service,
             settings=service.settings,
             api=own,
             uploads=anyio.CapacityLimiter(own.max_transfers),
             downloads=anyio.CapacityLimiter(own.max_transfers),
+            watcher=watcher,
+            streams=Streams(own.max_streams, own.max_streams_per_tenant),
         )
         upkeep = Upkeep(service)
         upkeep.start()
+        watching = asyncio.create_task(watcher.run())
         try:
             yield
         finally:
+            watching.cancel()
             await run_in_threadpool(upkeep.stop, own.shutdown_seconds)
             await run_in_threadpool(service.close)
 
@@ -58,7 +66,7 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
     )
     routers = (
         *uploads.routers(),
-        *(plans.router, jobs.router, artifacts.router, algorithms.router, health.router, openapi.router),
+        *(plans.router, jobs.router, events.router, artifacts.router, algorithms.router, health.router, openapi.router),
     )
     for router in routers:
         app.include_router(router)
@@ -69,6 +77,7 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
     app.add_middleware(Guard, settings=own)
     app.add_middleware(problems.LastResort)
     app.add_middleware(Linger)
+    app.add_middleware(AccessLog)
     return app
 
 

@@ -83,6 +83,14 @@ class MethodNotAllowed(PruningError):  # noqa: N818
     status = 405
 
 
+class TooManyStreams(PruningError):  # noqa: N818
+    """So many clients follow or wait for jobs that no more are taken; try again, or poll."""
+
+    slug = "too-many-streams"
+    title = "Too many streams"
+    status = 429
+
+
 class UploadStalled(PruningError):  # noqa: N818
     """The client stopped sending in the middle of an upload."""
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from api import waiting
 from api.documents import Job, JobRequest, Page, job_of, page_of
 from api.errors import InvalidRequest, MalformedRequest, UnsupportedContentType
 from api.json_bodies import read_json
 from api.problems import invalid_request, responses
 from api.services import JobId, WithContext, WithService
 from jobs.errors import Conflict, NotFound, RejectedUpload, TooLarge, Unavailable
+from jobs.records import JobView
 from jobs.states import JobState
 from pruning_core.errors import RecipeError
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
+Prefer = Annotated[str | None, Header(description=waiting.HEADER_DOC, examples=["wait=30"])]
 _LOCATION = {"Location": {"description": "/jobs/<id>", "schema": {"type": "string"}}}
 _BODY = {"application/json": {"schema": {"$ref": "#/components/schemas/JobRequest"}}}
 
@@ -34,8 +38,8 @@ _BODY = {"application/json": {"schema": {"$ref": "#/components/schemas/JobReques
     status_code=202,
     response_model=Job,
     responses={
-        200: {"model": Job, "description": "This key made this job before.", "headers": _LOCATION},
-        202: {"description": "The job is recorded and queued.", "headers": _LOCATION},
+        200: {"model": Job, "description": "This key made this job before.", "headers": _LOCATION | waiting.APPLIED},
+        202: {"description": "The job is recorded and queued.", "headers": _LOCATION | waiting.APPLIED},
         **responses(
             *(MalformedRequest, NotFound, Conflict, TooLarge, UnsupportedContentType),
             *(InvalidRequest, RecipeError, RejectedUpload, Unavailable),
@@ -50,8 +54,10 @@ async def create(
     idempotency_key: Annotated[
         str | None, Header(min_length=1, max_length=255, description="Any text that is new for each new job.")
     ] = None,
+    prefer: Prefer = None,
 ) -> Job:
     """Check the request as far as ids and schema go, and record the job."""
+    del prefer
     document = await read_json(request, context.api)
     try:
         wanted = JobRequest.model_validate(document)
@@ -69,7 +75,8 @@ async def create(
     )
     response.status_code = 202 if created else 200
     response.headers["Location"] = f"/jobs/{view.id}"
-    return job_of(view)
+    read = partial(context.service.get_job, view.id)
+    return job_of(await waiting.as_preferred(request, response, context, view, read))
 
 
 @router.get(
@@ -98,22 +105,21 @@ def listed(
 @router.get(
     "/{id}",
     summary="Look at a job",
+    description="With `Prefer: wait=N` the answer comes when the job has ended, or after N seconds.",
     operation_id="get_job",
     response_model=Job,
-    responses=responses(NotFound, Unavailable),
+    responses={
+        200: {"description": "The job as it is now.", "headers": waiting.APPLIED},
+        **responses(NotFound, Unavailable),
+    },
 )
-def get(id: JobId, service: WithService, response: Response) -> Job:
-    """Return the job as it is now."""
-    view = service.get_job(id)
-    if view is None:
-        raise NotFound(
-            "There is no job of this id.",
-            expected="an id that POST /jobs gave",
-            received=id[:64],
-            advice="GET /jobs lists them.",
-        )
+async def get(id: JobId, context: WithContext, request: Request, response: Response, prefer: Prefer = None) -> Job:
+    """Return the job as it is now, or when it has ended."""
+    del prefer  # described above; there may be several, so it is read from the request
+    read = partial(context.service.get_job, id)
+    view = known_job(id, await run_in_threadpool(read))
     response.headers["Cache-Control"] = "no-store"
-    return job_of(view)
+    return job_of(await waiting.as_preferred(request, response, context, view, read))
 
 
 @router.post(
@@ -129,6 +135,22 @@ def get(id: JobId, service: WithService, response: Response) -> Job:
 def cancel(id: JobId, service: WithService) -> Job:
     """Cancel the job."""
     return job_of(service.cancel_job(id))
+
+
+def known_job(id: str, view: JobView | None) -> JobView:
+    """Return the job.
+
+    Raises:
+        NotFound: There is none.
+    """
+    if view is None:
+        raise NotFound(
+            "There is no job of this id.",
+            expected="an id that POST /jobs gave",
+            received=id[:64],
+            advice="GET /jobs lists them.",
+        )
+    return view
 
 
 def _pair(label: str | None) -> tuple[str, str] | None:

@@ -32,7 +32,7 @@ def problem_response(error: PruningError, headers: Mapping[str, str] | None = No
     extra = dict(headers or {})
     if isinstance(error, RangeNotSatisfiable):
         extra["Content-Range"] = f"bytes */{error.extensions['size']}"
-    if isinstance(error, Unavailable):
+    if error.status == 429 or isinstance(error, Unavailable):
         extra.setdefault("Retry-After", _RETRY_SECONDS)
     body = json.dumps(document, ensure_ascii=False, default=str).encode("utf-8", "replace")
     return Response(body, status_code=error.status, headers=extra, media_type=MEDIA_TYPE)

@@ -9,6 +9,7 @@ import anyio
 from fastapi import Depends, Path, Request
 
 from api.settings import ApiSettings
+from api.watching import Streams, Watcher
 from jobs.service import Service
 from jobs.settings import Settings
 from jobs.tenants import DEFAULT
@@ -23,6 +24,8 @@ class Context:
     api: ApiSettings
     uploads: anyio.CapacityLimiter
     downloads: anyio.CapacityLimiter
+    watcher: Watcher
+    streams: Streams
 
 
 def context(request: Request) -> Context:

@@ -31,6 +31,11 @@ class ApiSettings(BaseSettings):
         description="Web origins (scheme://host:port) that may change things besides the api's own, comma-separated.",
     )
     max_json_bytes: int = Field(default=2**20, gt=0, description="Of a JSON body.")
+    max_wait_seconds: int = Field(default=60, ge=0, description="Of `Prefer: wait=N`.")
+    max_streams: int = Field(default=1000, ge=1, description="Clients that follow or wait for jobs at one time.")
+    max_streams_per_tenant: int = Field(default=250, ge=1)
+    stream_seconds: float = Field(default=3600, gt=0, description="Then a stream of events ends; the client resumes.")
+    stream_beat_seconds: float = Field(default=15, gt=0, description="Between signs of life on a silent stream.")
     max_transfers: int = Field(default=32, ge=1, description="Uploads and downloads at one time; more wait.")
     idle_seconds: float = Field(default=60.0, gt=0, description="An upload that sends nothing so long is given up.")
     shutdown_seconds: int = Field(default=10, ge=1, description="For transfers to end when the api is stopped.")

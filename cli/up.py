@@ -166,6 +166,8 @@ def service_parts(data: Path, port: int) -> list[Part]:
     work = data / "work"
     work.mkdir(exist_ok=True)
     own |= {"PRUNING_WORK_DIR": str(work.resolve()), "PYTHONUNBUFFERED": "1"}
+    if "PRUNING_LOG_FORMAT" not in os.environ:
+        own["PRUNING_LOG_FORMAT"] = "text"  # for the person who watches
     api = Part(
         name="api",
         command=(sys.executable, "-m", "api"),

@@ -32,4 +32,4 @@ ENV PYTHONUNBUFFERED=1 PRUNING_WORK_DIR=/work QUEUE=jobs
 VOLUME /work
 HEALTHCHECK --interval=30s --timeout=20s --start-period=30s --retries=3 \
   CMD ["bash", "-c", "celery -A worker.app inspect ping -d \"$QUEUE@$HOSTNAME\" -t 15"]
-CMD ["bash", "-c", "exec celery -A worker.app worker --concurrency 1 --loglevel INFO -Q \"$QUEUE\" -n \"$QUEUE@%h\" --without-gossip --without-mingle"]
+CMD ["bash", "-c", "exec celery --quiet -A worker.app worker --concurrency 1 --loglevel INFO -Q \"$QUEUE\" -n \"$QUEUE@%h\" --without-gossip --without-mingle"]

@@ -9,6 +9,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Self
 
+from jobs import logs
 from jobs.clock import Down
 from jobs.errors import Unavailable
 from jobs.ledger import Ledger
@@ -36,7 +37,7 @@ class Holder:
         self._latest: Progress | None = None
         self._started = time.time()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat_on, name=f"lease-{item}", daemon=True)
+        self._thread = threading.Thread(target=logs.carried(self._beat_on), name=f"lease-{item}", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

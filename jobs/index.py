@@ -106,6 +106,14 @@ class Index:
         end = "+" if before is None else f"({before}"
         return cast(list[str], self._redis.zrangebylex(_OPEN + kind, "-", end, **window))
 
+    def opened(self, kind: Kind, items: Iterable[str]) -> set[str]:
+        """Return those of the items that are open."""
+        items = list(items)
+        if not items:
+            return set()
+        scores = self._redis.zmscore(_OPEN + kind, items)
+        return {item for item, score in zip(items, scores, strict=True) if score is not None}
+
     def open_in_bucket(self, kind: Kind) -> set[str]:
         """Return the open items of a kind from the bucket alone (slow: it lists every key)."""
         requested, ended, _ = scan(self._bucket, kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -24,6 +25,11 @@ class Settings(BaseSettings):
     s3_secret_key: str | None = Field(default=None, repr=False)
     s3_bucket: str = "pruning"
     s3_region: str = "us-east-1"
+
+    log_format: Literal["json", "text"] = Field(
+        default="json", description="One JSON object a line, or for a terminal."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     max_upload_bytes: int = Field(default=16 * GiB, gt=0)
     lease_seconds: float = Field(default=10.0, gt=0, description="A worker not heard of for so long is dead.")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from jobs import layout
+from jobs import layout, logs
 from jobs.clock import Down
 from jobs.errors import Conflict, NotFound, NotReady, RejectedUpload, Unavailable
 from jobs.ids import new_id
@@ -126,7 +126,7 @@ class Submissions:
         return items
 
     def _record(self, job: str, checked: dict[str, Any]) -> JobView:
-        request = {"id": job, "kind": "job", "created_at": now(), **checked}
+        request = {"id": job, "kind": "job", "created_at": now(), **logs.origin(), **checked}
         if self._items.record(job, request):
             self._items.announce(job)
             return self._views.job(Item(id=job, request=request, outcome=None))

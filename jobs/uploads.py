@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import cast
 
-from jobs import layout
+from jobs import layout, logs
 from jobs.clock import Down
 from jobs.errors import Conflict, NotFound, TooLarge, Unavailable
 from jobs.ids import UPLOAD_KINDS, UploadKind, is_id, kind_of, new_id
@@ -123,6 +123,7 @@ class Uploads:
             "size": size,
             "sha256": sha256,
             "created_at": now(),
+            **logs.origin(),
         }
         self._items.record(item, request)
         self._items.announce(item)

@@ -24,14 +24,14 @@ class Views:
         """Return the view of a job."""
         request, outcome = item.request, item.outcome or {}
         state = cast(JobState, item.state(self._leased(item)))
-        moving = self._moving(item, state)
+        current = self._moving(item, state)
         started = outcome.get("started_at") or (item.attempts[-1].started_at if item.attempts else None)
         return JobView.model_validate(
             {
                 "id": item.id,
                 "state": state,
                 "progress": 1.0 if state == "succeeded" else 0.0,
-                **moving,
+                **current,
                 "attempt": max((attempt.number for attempt in item.attempts), default=0),
                 "attempts": item.attempts,
                 "created_at": request["created_at"],
@@ -75,7 +75,7 @@ class Views:
     def _moving(self, item: Item, state: JobState) -> dict[str, Any]:
         try:
             if state == "running":
-                return _progress(self._clock.progress(item.id))
+                return moving(self._clock.progress(item.id))
             if state == "queued":
                 older = self._index.open("job", before=item.id, limit=_LOOKED_AHEAD)
                 beyond = self._index.count_open("job", before=item.id) - len(older)
@@ -85,7 +85,8 @@ class Views:
         return {}
 
 
-def _progress(known: dict[str, str]) -> dict[str, Any]:
+def moving(known: dict[str, str]) -> dict[str, Any]:
+    """Return what a view shows of a running job's progress in Redis; nothing if there is none."""
     if not {"stage", "fraction", "started"} <= known.keys():
         return {}
     fraction, elapsed = float(known["fraction"]), time.time() - float(known["started"])

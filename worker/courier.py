@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from jobs import layout
+from jobs import layout, logs
 from jobs.bucket import Bucket
 from jobs.errors import NotFound, Unavailable
 from pruning_core.errors import PruningError
@@ -48,7 +48,7 @@ class Courier:
         self._sizes: dict[str, int] = {}
         self._ended = threading.Event()
         self._last_pass = False
-        self._thread = threading.Thread(target=self._carry_on, name=f"courier-{job}", daemon=True)
+        self._thread = threading.Thread(target=logs.carried(self._carry_on), name=f"courier-{job}", daemon=True)
         folder.mkdir(exist_ok=True)
 
     def known(self) -> list[str]:

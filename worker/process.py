@@ -138,11 +138,12 @@ def _work(tasks: Mapping[str, Task], request: dict[str, Any], progress: TextIO, 
     def report(step: Progress) -> None:
         print(step.model_dump_json(), file=progress)
 
+    arguments: dict[str, Any] = {}
     try:
         arguments = json.loads((folder / "arguments.json").read_text("utf-8"))
         _write(folder / "result.json", tasks[request["task"]](folder, arguments, report))
     except Exception as error:
-        return _refuse(folder, limits, error)
+        return _refuse(folder, limits, error, arguments.get("request_id"))
     return 0
 
 
@@ -151,7 +152,7 @@ def _may_use_gpu(folder: Path) -> bool:
     return device != "cpu" and os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1") and gpu_present()
 
 
-def _refuse(folder: Path, limits: Limits, error: Exception) -> int:
+def _refuse(folder: Path, limits: Limits, error: Exception, request_id: str | None) -> int:
     """Write why there is no result: the user's doing, a limit, or a defect."""
     limit = _limit_behind(error)
     if limit is not None:
@@ -161,6 +162,7 @@ def _refuse(folder: Path, limits: Limits, error: Exception) -> int:
     if isinstance(error, PruningError) and error.status < 500:
         _write(folder / "problem.json", error.problem())
         return REFUSED
+    sys.stderr.write(f"request_id={request_id}\n")
     traceback.print_exception(error, file=sys.stderr)
     said = Died(f"The process ended with {type(error).__name__}: {str(error)[:500]}").problem()
     _write(folder / "problem.json", said)

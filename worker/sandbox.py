@@ -14,7 +14,7 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -51,12 +51,14 @@ class Result:
         value: What the task returned, when ok.
         problem: A problem document, when failed or died.
         reason: What ``stop`` returned, when stopped.
+        memory_peak_bytes: The most that its processes were seen to have resident; 0: it ended before anybody looked.
     """
 
     status: Literal["ok", "failed", "stopped", "died"]
     value: dict[str, Any] | None = None
     problem: dict[str, Any] | None = None
     reason: str | None = None
+    memory_peak_bytes: int = field(default=0, compare=False)
 
 
 def run(
@@ -96,9 +98,11 @@ def run(
     if verdict is None:
         assert child.code is not None
         verdict = _judge(child.code, folder, limits, watch)
-    if verdict.status == "died":
-        _log.warning("sandboxed %s died: %s; it said: %s", task, verdict.problem, watch.tail.decode("utf-8", "replace"))
-    return verdict
+    if watch.tail or verdict.status == "died":
+        level = logging.WARNING if verdict.status == "died" else logging.INFO
+        said, problem = watch.tail.decode("utf-8", "replace"), json.dumps(verdict.problem)
+        _log.log(level, "sandbox ended task=%s status=%s problem=%s stderr=%s", task, verdict.status, problem, said)
+    return replace(verdict, memory_peak_bytes=watch.memory_peak_bytes)
 
 
 def warm() -> None:
@@ -120,6 +124,7 @@ class _Watch:
         self.limits = limits
         self.tail = b""
         self.cpu_seconds = 0.0
+        self.memory_peak_bytes = 0
         self._on_progress = on_progress
         self._stop = stop
         self._line = b""
@@ -143,8 +148,11 @@ class _Watch:
                 begun, deadline = True, now + self.limits.wall_seconds
             if now >= deadline:
                 return self._over("wall_seconds")
-            if pid is not None and group_memory_bytes(pid) > self.limits.memory_bytes:
-                return self._over("memory_bytes")
+            if pid is not None:
+                memory = group_memory_bytes(pid)
+                self.memory_peak_bytes = max(self.memory_peak_bytes, memory)
+                if memory > self.limits.memory_bytes:
+                    return self._over("memory_bytes")
             if now >= next_stop:
                 next_stop = now + _STOP_SECONDS
                 if (reason := self._stop()) is not None:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from jobs import layout
+from jobs import layout, logs
 from jobs.clock import Down
 from jobs.errors import NotFound, Unavailable
 from jobs.holder import Holder
@@ -107,6 +107,10 @@ class Supervisor:
             How that went, for the log: ``duplicate``, ``settled``, ``succeed``, ``fail``, ``cancel``, ``released``,
             ``died``, ``superseded`` or ``unavailable``.
         """
+        with logs.bound(item=item, worker=self._worker):
+            return self._supervise(item)
+
+    def _supervise(self, item: str) -> str:
         try:
             self._clock.unhint(item)
             token = self._clock.claim(item)
@@ -130,25 +134,31 @@ class Supervisor:
             if found is None:
                 return "settled", False
             attempt = self._ledger.begin(found, token, self._worker)
-            logger.info("begin item=%s attempt=%d worker=%s", item, attempt.number, self._worker)
-            try:
-                return self._attempt(found, attempt, holder), False
-            except Interrupted as interrupted:
-                return self._interrupted(found, attempt, holder, str(interrupted))
-            except _Lost as lost:
-                problem = lost.args[0]
-            except (Down, Unavailable):
-                raise
-            except PruningError as error:
-                # Such as a digest that differs after the download: another attempt may well succeed.
-                problem = error.problem()
-            except Exception as error:
-                logger.exception("attempt failed item=%s attempt=%d", item, attempt.number)
-                problem = PruningError(f"The worker failed with {type(error).__name__}.").problem()
-            logger.warning("lost item=%s attempt=%d detail=%s", item, attempt.number, problem.get("detail"))
-            with suppress(Interrupted):  # unrecorded, the attempt counts as one that ended without a word
-                self._patiently(holder, partial(self._ledger.lost, item, attempt, problem))
-            return "died", self._ledger.resolve(item, token) is not None
+            with logs.bound(request_id=found.request.get("request_id"), attempt=attempt.number):
+                return self._try(found, attempt, holder)
+
+    def _try(self, found: Item, attempt: Attempt, holder: Holder) -> tuple[str, bool]:
+        """Return how it went, and whether the item should be taken up again at once."""
+        item = found.id
+        logger.info("begin item=%s attempt=%d worker=%s", item, attempt.number, self._worker)
+        try:
+            return self._attempt(found, attempt, holder), False
+        except Interrupted as interrupted:
+            return self._interrupted(found, attempt, holder, str(interrupted))
+        except _Lost as lost:
+            problem = lost.args[0]
+        except (Down, Unavailable):
+            raise
+        except PruningError as error:
+            # Such as a digest that differs after the download: another attempt may well succeed.
+            problem = error.problem()
+        except Exception as error:
+            logger.exception("attempt failed item=%s attempt=%d", item, attempt.number)
+            problem = PruningError(f"The worker failed with {type(error).__name__}.").problem()
+        logger.warning("lost item=%s attempt=%d detail=%s", item, attempt.number, problem.get("detail"))
+        with suppress(Interrupted):  # unrecorded, the attempt counts as one that ended without a word
+            self._patiently(holder, partial(self._ledger.lost, item, attempt, problem))
+        return "died", self._ledger.resolve(item, holder.token) is not None
 
     def _attempt(self, item: Item, attempt: Attempt, holder: Holder) -> str:
         holder.progress(Progress(stage="fetch", done=0, total=1, fraction=0.0))
@@ -182,7 +192,7 @@ class Supervisor:
             self._runner,
             plan.task,
             folder,
-            plan.arguments,
+            {**plan.arguments, **logs.origin()},
             limits=plan.limits,
             on_progress=holder.progress,
             stop=lambda: self._reason(holder),

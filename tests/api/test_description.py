@@ -45,6 +45,7 @@ def test_every_call_of_the_contract_is_described(document: dict[str, Any]) -> No
         ]
     }
     others = {("post", "/jobs"), ("get", "/jobs"), ("get", "/jobs/{id}"), ("post", "/jobs/{id}/cancel")}
+    others |= {("get", "/jobs/{id}/events")}
     others |= {("get", f"/jobs/{{id}}/{name}") for name in ("model", "masks", "report")}
     others |= {("post", "/plans"), ("get", "/algorithms"), ("get", "/healthz"), ("get", "/readyz")}
     assert described == uploads | others
