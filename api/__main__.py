@@ -29,11 +29,11 @@ def main() -> int:
     """Serve until SIGINT or SIGTERM; return the exit status."""
     settings, shared = ApiSettings(), Settings()
     logs.configure(shared.log_format, shared.log_level)
-    if not is_loopback(settings.host) and not settings.allow_remote:
+    if not is_loopback(settings.host) and not settings.keys_required:
         sys.stderr.write(
-            f"api: refusing to listen on {settings.host}: there are no keys yet, so anybody who reaches it could use "
-            "it. Keep PRUNING_API_HOST on loopback, or put an authenticating proxy in front and set "
-            "PRUNING_API_ALLOW_REMOTE=true.\n"
+            f"api: refusing to listen on {settings.host} without keys: anybody who reaches it could use it. Set "
+            "PRUNING_API_KEYS=required and make the first key with `python -m cli.keys create`, or keep "
+            "PRUNING_API_HOST on loopback. (PRUNING_API_ALLOW_REMOTE has no meaning any more.)\n"
         )
         return 2
     config = uvicorn.Config(

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from api import algorithms, artifacts, events, health, jobs, openapi, plans, problems, uploads
+from api import algorithms, artifacts, events, health, jobs, keys, openapi, plans, problems, uploads
 from api.access_log import AccessLog
+from api.auth import Authenticate, Authorised
 from api.guard import Guard, Linger, PlainPaths
 from api.services import Context
 from api.settings import ApiSettings
 from api.upkeep import Upkeep
 from api.watching import Streams, Watcher
+from jobs.keys import Keys
 from jobs.service import Service
 from jobs.settings import Settings
+
+log = logging.getLogger("api")
 
 
 def create_app(settings: Settings | None = None, api_settings: ApiSettings | None = None) -> FastAPI:
@@ -36,6 +42,7 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
         watcher = Watcher(service.clock, service.index)
         app.state.context = Context(
             service=service,
+            keys=Keys(service.bucket, service.clock),
             settings=service.settings,
             api=own,
             uploads=anyio.CapacityLimiter(own.max_transfers),
@@ -43,7 +50,7 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
             watcher=watcher,
             streams=Streams(own.max_streams, own.max_streams_per_tenant),
         )
-        upkeep = Upkeep(service)
+        upkeep = Upkeep(service, first=partial(_look_for_keys, app.state.context))
         upkeep.start()
         watching = asyncio.create_task(watcher.run())
         try:
@@ -63,22 +70,30 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Authorised],
     )
     routers = (
         *uploads.routers(),
-        *(plans.router, jobs.router, events.router, artifacts.router, algorithms.router, health.router, openapi.router),
+        *(plans.router, jobs.router, events.router, artifacts.router, keys.router),
+        *(algorithms.router, health.router, openapi.router),
     )
     for router in routers:
         app.include_router(router)
     problems.install(app, [route for router in routers for route in router.routes])
-    openapi.install(app)
+    openapi.install(app, keys=own.keys_required)
     # The last one added is the outermost.
+    app.add_middleware(Authenticate, settings=own)
     app.add_middleware(PlainPaths)
     app.add_middleware(Guard, settings=own)
     app.add_middleware(problems.LastResort)
     app.add_middleware(Linger)
     app.add_middleware(AccessLog)
     return app
+
+
+def _look_for_keys(context: Context) -> None:
+    if context.api.keys_required and not context.keys.any():
+        log.warning("keys are required, and there are none yet; make the first: python -m cli.keys create --help")
 
 
 app = create_app()

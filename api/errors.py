@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pruning_core.errors import InputError, PruningError
 
 
@@ -41,6 +43,33 @@ class RangeNotSatisfiable(PruningError):  # noqa: N818
     slug = "range-not-satisfiable"
     title = "Range not satisfiable"
     status = 416
+
+
+class Unauthenticated(PruningError):  # noqa: N818
+    """The call needs an API key, and none that is valid came with it."""
+
+    slug = "unauthenticated"
+    title = "No valid key"
+    status = 401
+
+    def __init__(self, detail: str, *, challenged: bool = False, **more: Any) -> None:
+        """Say what went wrong.
+
+        Args:
+            detail: As always.
+            challenged: Nothing was sent; otherwise what was sent is no good (RFC 6750 tells these apart).
+            more: As always.
+        """
+        super().__init__(detail, **more)
+        self.challenge = 'Bearer realm="pruning-service"' + ("" if challenged else ', error="invalid_token"')
+
+
+class InsufficientScope(PruningError):  # noqa: N818
+    """The key is valid, and its scope does not include this call."""
+
+    slug = "insufficient-scope"
+    title = "The key may not do this"
+    status = 403
 
 
 class ForeignOrigin(PruningError):  # noqa: N818

@@ -1,7 +1,8 @@
 """What stands before every call: who is answered, and how a refused upload ends.
 
-Without keys the service trusts this machine. Two ways lead around that through a browser: DNS rebinding (a foreign
-name that resolves to loopback: refused by its ``Host``) and requests across sites (refused by their ``Origin``).
+Without keys the service trusts this machine, and answers no other. Two ways lead around that through a browser: DNS
+rebinding (a foreign name that resolves to loopback: refused by its ``Host``) and requests across sites (refused by
+their ``Origin``).
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ class Guard:
         headers, settings = Headers(scope=scope), self.settings
         host = headers.get("host", "")
         peer = scope["client"][0] if scope.get("client") else None
-        if peer is not None and not settings.allow_remote and not is_loopback(peer):
+        if peer is not None and not settings.keys_required and not is_loopback(peer):
             return RemoteRefused(
-                "This service answers only the machine it runs on.",
-                advice="The operator may set PRUNING_API_ALLOW_REMOTE=true behind an authenticating proxy.",
+                "This service has no keys, so it answers only the machine it runs on.",
+                advice="The operator may set PRUNING_API_KEYS=required, and give you a key.",
             )
         if not self._is_our_name(_host_name(host)):
             return UnknownHost(
@@ -62,6 +63,8 @@ class Guard:
 
     def _is_our_name(self, name: str | None) -> bool:
         allowed = self.settings.allowed_hosts
+        if self.settings.keys_required and not allowed:
+            return True  # no browser adds a key by itself: a foreign name gains nobody anything
         return name is not None and (is_loopback(name) or name in allowed or "*" in allowed)
 
     def _is_foreign(self, headers: Headers, host: str) -> bool:

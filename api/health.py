@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 
 from api.documents import Answer
 from api.problems import MEDIA_TYPE
-from api.services import WithService
+from api.services import WholeService
 from jobs.errors import Unavailable
 
 router = APIRouter(tags=["health"])
@@ -44,7 +44,7 @@ async def healthz() -> Alive:
         }
     },
 )
-def readyz(service: WithService, response: Response) -> Ready:
+def readyz(service: WholeService, response: Response) -> Ready:
     """Asks the bucket, Redis, and whether a live worker serves each queue."""
     response.headers["Cache-Control"] = "no-store"
     checks = service.ready()

@@ -11,10 +11,13 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse
 
+from api.auth import OPEN, SCOPE, scope_of
 from api.docs_page import page
 from api.documents import Job, JobRequest, Upload
+from api.errors import InsufficientScope, Unauthenticated
+from api.keys import KeyRequest
 from api.plans import PlanRequest
-from api.problems import MEDIA_TYPE, SCHEMA
+from api.problems import MEDIA_TYPE, SCHEMA, responses
 from api.recipe_schema import recipe_schema
 from pruning_core.report import Report
 
@@ -36,8 +39,13 @@ def version() -> str:
         return "0"
 
 
-def install(app: FastAPI) -> None:
-    """Let the app describe itself with what FastAPI cannot see: problems, recipe, report."""
+def install(app: FastAPI, *, keys: bool) -> None:
+    """Let the app describe itself with what FastAPI cannot see: problems, recipe, report, keys.
+
+    Args:
+        app: The app.
+        keys: Whether calls need a key; the scopes are shown in any case.
+    """
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -50,6 +58,7 @@ def install(app: FastAPI) -> None:
                     routes=app.routes,
                 )
             )
+            _secure(app.openapi_schema, keys)
         return app.openapi_schema
 
     app.openapi = describe  # type: ignore[method-assign]
@@ -81,6 +90,7 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
         _add(schemas, answer.__name__, answer.model_json_schema(mode="serialization"))
     _add(schemas, "JobRequest", JobRequest.model_json_schema())
     _add(schemas, "PlanRequest", PlanRequest.model_json_schema())
+    _add(schemas, "KeyRequest", KeyRequest.model_json_schema())
     for request in ("JobRequest", "PlanRequest"):
         schemas[request]["properties"]["recipe"] = {"$ref": _REF.format(model="Recipe")}
     for operations in document["paths"].values():
@@ -90,6 +100,29 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
                 del operation["responses"]["422"]
             operation["responses"]["default"] = _UNEXPECTED
     return document
+
+
+def _secure(document: dict[str, Any], keys: bool) -> None:
+    """Say of each call which scope it needs, and how it is refused without."""
+    document["components"]["securitySchemes"] = {
+        "key": {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "prk_<id>_<secret>",
+            "description": "An API key. Needed where the service runs with PRUNING_API_KEYS=required; without, it "
+            "answers its own machine only, and needs none. Scopes: read, write, admin; each includes those before it.",
+        }
+    }
+    for path, operations in document["paths"].items():
+        for verb, operation in operations.items():
+            if path in OPEN:
+                operation["security"] = []
+                continue
+            scope = operation.setdefault(SCOPE, scope_of(verb))
+            if keys:
+                operation["security"] = [{"key": [scope]}]
+            for status, described in responses(Unauthenticated, InsufficientScope).items():
+                operation["responses"].setdefault(str(status), described)
 
 
 def _add(schemas: dict[str, Any], name: str, schema: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from api.auth import SCOPE
 from api.documents import DATASET_EXAMPLE, MODEL_EXAMPLE, RECIPE_EXAMPLE, Answer, Document
 from api.errors import InvalidRequest, MalformedRequest, UnsupportedContentType
 from api.json_bodies import read_json
@@ -84,7 +85,7 @@ class Plan(Answer):
         *(MalformedRequest, NotFound, NotReady, TooLarge, UnsupportedContentType),
         *(InvalidRequest, RecipeError, RejectedUpload, NothingToPrune, MaskError, Unavailable),
     ),
-    openapi_extra={"requestBody": {"required": True, "content": _BODY}},
+    openapi_extra={SCOPE: "read", "requestBody": {"required": True, "content": _BODY}},
 )
 async def create(request: Request, context: WithContext) -> Plan:
     """Check the request as `POST /jobs` does, and further: do layers and mask fit the inspected model?"""

@@ -16,7 +16,15 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import InvalidRequest, MethodNotAllowed, NoSuchPath, RangeNotSatisfiable, UploadCut
+from api.errors import (
+    InsufficientScope,
+    InvalidRequest,
+    MethodNotAllowed,
+    NoSuchPath,
+    RangeNotSatisfiable,
+    Unauthenticated,
+    UploadCut,
+)
 from jobs.errors import Unavailable
 from pruning_core.errors import PROBLEM_TYPE, PruningError
 
@@ -32,6 +40,12 @@ def problem_response(error: PruningError, headers: Mapping[str, str] | None = No
     extra = dict(headers or {})
     if isinstance(error, RangeNotSatisfiable):
         extra["Content-Range"] = f"bytes */{error.extensions['size']}"
+    if isinstance(error, Unauthenticated):
+        extra["WWW-Authenticate"] = error.challenge
+    if isinstance(error, InsufficientScope):
+        extra["WWW-Authenticate"] = (
+            f'Bearer realm="pruning-service", error="insufficient_scope", scope="{error.expected}"'
+        )
     if error.status == 429 or isinstance(error, Unavailable):
         extra.setdefault("Retry-After", _RETRY_SECONDS)
     body = json.dumps(document, ensure_ascii=False, default=str).encode("utf-8", "replace")

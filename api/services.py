@@ -8,8 +8,10 @@ from typing import Annotated
 import anyio
 from fastapi import Depends, Path, Request
 
+from api.auth import Caller, caller
 from api.settings import ApiSettings
 from api.watching import Streams, Watcher
+from jobs.keys import Keys
 from jobs.service import Service
 from jobs.settings import Settings
 from jobs.tenants import DEFAULT
@@ -20,6 +22,7 @@ class Context:
     """Made when the app starts; the same for every request, but for whom the service acts."""
 
     service: Service
+    keys: Keys
     settings: Settings
     api: ApiSettings
     uploads: anyio.CapacityLimiter
@@ -31,7 +34,7 @@ class Context:
 def context(request: Request) -> Context:
     """Return what the running app was started with; its service acts for the caller's tenant."""
     found: Context = request.app.state.context
-    tenant = getattr(request.state, "tenant", DEFAULT)
+    tenant = caller(request).tenant
     return found if tenant == DEFAULT else replace(found, service=found.service.of(tenant))
 
 
@@ -40,6 +43,14 @@ def service(request: Request) -> Service:
     return context(request).service
 
 
+def whole(request: Request) -> Service:
+    """Return the service for calls that are nobody's in particular, such as readiness."""
+    found: Context = request.app.state.context
+    return found.service
+
+
 WithContext = Annotated[Context, Depends(context)]
 WithService = Annotated[Service, Depends(service)]
+WholeService = Annotated[Service, Depends(whole)]
+WithCaller = Annotated[Caller, Depends(caller)]
 JobId = Annotated[str, Path(description="Id of a job.", examples=["job_01JD3Z8Q9W3V6Y6T0B1C2D3E4F"])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -18,13 +18,15 @@ class ApiSettings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address that `python -m api` binds.")
     port: int = Field(default=8000, ge=0, lt=65536)
-    allow_remote: bool = Field(
-        default=False,
-        description="Bind and answer other machines. There are no keys yet: put an authenticating proxy in front.",
+    keys: Literal["none", "required"] = Field(
+        default="none",
+        description="'none': everybody on this machine may do everything, and no other machine is answered. "
+        "'required': each call needs an API key, and any address may be bound.",
     )
     allowed_hosts: Names = Field(
         default=(),
-        description="Host names answered besides loopback ones, comma-separated; '*': any (the proxy in front checks).",
+        description="Host names answered besides loopback ones, comma-separated; '*': any, which is "
+        "the default with keys.",
     )
     allowed_origins: Names = Field(
         default=(),
@@ -39,6 +41,11 @@ class ApiSettings(BaseSettings):
     max_transfers: int = Field(default=32, ge=1, description="Uploads and downloads at one time; more wait.")
     idle_seconds: float = Field(default=60.0, gt=0, description="An upload that sends nothing so long is given up.")
     shutdown_seconds: int = Field(default=10, ge=1, description="For transfers to end when the api is stopped.")
+
+    @property
+    def keys_required(self) -> bool:
+        """Whether a call needs an API key."""
+        return self.keys == "required"
 
     @field_validator("allowed_hosts", "allowed_origins", mode="before")
     @classmethod

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 
 from jobs.errors import Unavailable
 from jobs.service import Service
@@ -16,8 +18,14 @@ _RETRY_SECONDS = 0.5
 class Upkeep:
     """Starts with the app and ends with it."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, *, first: Callable[[], None] = lambda: None) -> None:
+        """Make the thread.
+
+        Args:
+            service: Whose bucket and reconciler.
+            first: Called once, when the bucket is there.
+        """
+        self._service, self._first = service, first
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
 
@@ -32,6 +40,8 @@ class Upkeep:
 
     def _run(self) -> None:
         self._make_bucket()
+        with suppress(Unavailable):
+            self._first()
         while not self._stop.wait(self._service.settings.reconcile_seconds):
             try:
                 self._service.reconcile()

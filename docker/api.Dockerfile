@@ -9,6 +9,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY pruning_core ./pruning_core
 COPY jobs ./jobs
 COPY api ./api
+COPY cli ./cli
 # -e keeps the packages where they were copied; the `api` extra has no torch, and the next line proves it.
 RUN pip install --no-cache-dir -e '.[api]' \
  && python -c "import api.app, sys; assert 'torch' not in sys.modules" \

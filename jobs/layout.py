@@ -78,6 +78,21 @@ def marker(tenant: str, item: str) -> str:
     return markers(tenant, kind_of(item)) + item
 
 
+def key(id: str) -> str:
+    """Return where an API key lies: its owner, scope, and the digests of its secrets."""
+    return f"keys/{id}/key.json"
+
+
+def revoked(id: str) -> str:
+    """Return the key that says that an API key is revoked; written once, whatever else is being changed."""
+    return f"keys/{id}/revoked.json"
+
+
+def key_markers(tenant: str) -> str:
+    """Return the prefix of the names of a tenant's API keys."""
+    return f"{MARKERS}{tenant}/keys/"
+
+
 def marked(key: str) -> tuple[str, str] | None:
     """Return item and tenant of a marker; None if the key is none.
 

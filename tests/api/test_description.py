@@ -48,6 +48,8 @@ def test_every_call_of_the_contract_is_described(document: dict[str, Any]) -> No
     others |= {("get", "/jobs/{id}/events")}
     others |= {("get", f"/jobs/{{id}}/{name}") for name in ("model", "masks", "report")}
     others |= {("post", "/plans"), ("get", "/algorithms"), ("get", "/healthz"), ("get", "/readyz")}
+    others |= {(verb, "/keys") for verb in ("get", "post")} | {("get", "/keys/{id}")}
+    others |= {("post", f"/keys/{{id}}/{change}") for change in ("rotate", "revoke")}
     assert described == uploads | others
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from api.guard import Guard
 from api.settings import ApiSettings
+from jobs.keys import Keys
 from tests.api.live_api import Api, api, problem, zip_bytes
 
 
@@ -50,10 +52,12 @@ def test_names_and_origins_can_be_allowed(servers: dict[str, str], tmp_path: Pat
             api_allowed_hosts="prune.example, Other.example",
             api_allowed_origins="https://ui.example",
             api_host="0.0.0.0",
-            api_allow_remote="true",
+            api_keys="required",
         ) as started,
         httpx.Client(base_url=started.url) as client,
     ):
+        _, token = Keys(started.service.bucket, started.service.clock).create("default", "k", "write", by="test")
+        client.headers["Authorization"] = f"Bearer {token}"
         assert client.get("/healthz", headers={"Host": "other.example:443"}).status_code == 200
         problem(client.get("/healthz", headers={"Host": "evil.example"}), 421, "unknown-host")
         response = client.post("/jobs", content=b"{", headers={"Origin": "https://ui.example"})
@@ -64,20 +68,20 @@ def test_it_does_not_listen_to_the_world_without_being_told() -> None:
     environment = {**os.environ, "PRUNING_API_HOST": "0.0.0.0", "PRUNING_API_PORT": "0"}
     done = subprocess.run([sys.executable, "-m", "api"], env=environment, capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
-    assert "PRUNING_API_ALLOW_REMOTE" in done.stderr
+    assert "PRUNING_API_KEYS=required" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("peer", "allow_remote", "status"),
+    ("peer", "keys", "status"),
     [
-        ("127.0.0.1", False, 204),
-        ("::ffff:127.0.0.1", False, 204),
-        ("192.168.1.7", False, 403),
-        ("192.168.1.7", True, 204),
+        ("127.0.0.1", "none", 204),
+        ("::ffff:127.0.0.1", "none", 204),
+        ("192.168.1.7", "none", 403),
+        ("192.168.1.7", "required", 204),
     ],
 )
 def test_other_machines_are_refused_even_if_uvicorn_was_bound_to_all(
-    peer: str, allow_remote: bool, status: int
+    peer: str, keys: Literal["none", "required"], status: int
 ) -> None:
     import anyio
 
@@ -99,5 +103,5 @@ def test_other_machines_are_refused_even_if_uvicorn_was_bound_to_all(
         "headers": [(b"host", b"localhost")],
         "client": (peer, 5),
     }
-    anyio.run(Guard(inner, ApiSettings(allow_remote=allow_remote)), scope, receive, send)
+    anyio.run(Guard(inner, ApiSettings(keys=keys)), scope, receive, send)
     assert sent[0]["status"] == status

@@ -49,7 +49,8 @@ def test_compose_has_every_part_with_health_checks_and_volumes() -> None:
         assert any(volume.partition(":")[0] in compose()["volumes"] for volume in services[name].get("volumes", ())), (
             name
         )
-    assert services["api"]["ports"] == ["127.0.0.1:${PORT:-8000}:8000"], "without keys: loopback only"
+    assert services["api"]["ports"] == ["${BIND:-127.0.0.1}:${PORT:-8000}:8000"]
+    assert services["api"]["environment"]["PRUNING_API_KEYS"] == "required"
 
 
 def test_compose_names_every_setting_the_embedded_service_sets() -> None:

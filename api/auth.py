@@ -1,0 +1,179 @@
+"""Who calls, and what they may do: API keys in ``Authorization: Bearer``, and nowhere else.
+
+Not in the URL (URLs are logged), and in no second header: one place to look, one that proxies know to keep out of logs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Never
+
+from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import InsufficientScope, Unauthenticated
+from api.problems import problem_response
+from api.settings import ApiSettings
+from jobs.errors import Unavailable
+from jobs.keys import TRUSTED_SECONDS, Keys, includes
+from jobs.keys import Scope as KeyScope
+from jobs.tenants import DEFAULT
+from pruning_core.errors import PruningError
+
+#: What anybody may call: it says nothing about anybody's items.
+OPEN = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz"})
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+#: In ``openapi_extra`` of a route: the scope it needs, where the method does not say it.
+SCOPE = "x-scope"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """On whose behalf a request acts."""
+
+    tenant: str
+    scope: KeyScope
+    key: str | None  # the id; None: this service knows no keys
+
+    @property
+    def name(self) -> str:
+        """Who, for records."""
+        return self.key or "anonymous"
+
+
+ANYBODY = Caller(tenant=DEFAULT, scope="admin", key=None)
+
+
+class Authenticate:
+    """Finds out who calls, before anything of the body is read."""
+
+    def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
+        self.app = app
+        self.settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request through as somebody, or answer 401; without keys everybody is the default tenant."""
+        if scope["type"] != "http" or (self.settings.keys_required and scope["path"] in OPEN):
+            await self.app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        if not self.settings.keys_required:
+            state["caller"] = ANYBODY
+            await self.app(scope, receive, send)
+            return
+        keys: Keys = scope["app"].state.context.keys
+        try:
+            token = bearer(Headers(scope=scope))
+            key = keys.remembered(token) or await run_in_threadpool(keys.check, token)
+            if key is None:
+                raise Unauthenticated(
+                    "This key opens nothing: it is unknown, expired or revoked.",
+                    expected="a valid key",
+                    advice="Make a new one, or ask whoever administers this service.",
+                )
+        except PruningError as error:
+            await problem_response(error)(scope, receive, send)
+            return
+        state["caller"] = Caller(tenant=key.tenant, scope=key.scope, key=key.id)
+        await self.app(scope, _while_valid(receive, keys, token), send)
+
+
+def _while_valid(receive: Receive, keys: Keys, token: str) -> Receive:
+    """Return ``receive`` as of a client that hangs up when its key ends: long streams end with it."""
+    due = time.monotonic() + TRUSTED_SECONDS
+
+    async def receiving() -> Message:
+        nonlocal due
+        while True:
+            try:
+                async with asyncio.timeout_at(_loop_time(due)):
+                    return await receive()
+            except TimeoutError:
+                if not await _holds(keys, token):
+                    return {"type": "http.disconnect"}
+                due = time.monotonic() + TRUSTED_SECONDS
+
+    return receiving
+
+
+async def _holds(keys: Keys, token: str) -> bool:
+    try:
+        return (keys.remembered(token) or await run_in_threadpool(keys.check, token)) is not None
+    except Unavailable:
+        return True  # an outage is no reason to cut what was allowed
+
+
+def _loop_time(moment: float) -> float:
+    return asyncio.get_running_loop().time() + max(moment - time.monotonic(), 0.0)
+
+
+def bearer(headers: Headers) -> str:
+    """Return the token that a request carries.
+
+    Raises:
+        Unauthenticated: There is none, or it is not said as RFC 6750 has it.
+    """
+    given = headers.getlist("authorization")
+    scheme, _, token = (given[0] if len(given) == 1 else "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthenticated(
+            "This call needs an API key." if not given else "The Authorization header cannot be read.",
+            expected="one header Authorization: Bearer prk_…",
+            advice="An administrator makes keys: POST /keys, or `python -m cli.keys create` for the first.",
+            challenged=not given,
+        )
+    return token.strip()
+
+
+def caller(request: Request) -> Caller:
+    """Return who calls.
+
+    Raises:
+        Unauthenticated: Nobody was let in: a route asks that is open to all.
+    """
+    found: Caller | None = getattr(request.state, "caller", None)
+    return found or _nobody()
+
+
+def _nobody() -> Never:
+    raise Unauthenticated("This call needs an API key.", expected="Authorization: Bearer prk_…", challenged=True)
+
+
+def needed(route: object, method: str) -> KeyScope:
+    """Return the scope that a call of this route needs: its ``x-scope``, or by its method."""
+    extra = getattr(route, "openapi_extra", None) or {}
+    scope: KeyScope = extra.get(SCOPE, scope_of(method))
+    return scope
+
+
+def scope_of(method: str) -> KeyScope:
+    """Return the scope that a call of this method needs, unless its route says otherwise."""
+    return "read" if method.upper() in _READING else "write"
+
+
+def authorise(request: Request) -> None:
+    """Refuse what the caller's key is not made for; every route of the app depends on this.
+
+    Raises:
+        InsufficientScope: The key's scope is too small.
+    """
+    if request.url.path in OPEN:
+        return
+    scope = needed(request.scope.get("route"), request.method)
+    who = caller(request)
+    if not includes(who.scope, scope):
+        raise InsufficientScope(
+            f"This call needs a key of scope {scope!r}; this one has {who.scope!r}.",
+            expected=scope,
+            received=who.scope,
+            advice="An administrator of your tenant can make such a key: POST /keys.",
+        )
+
+
+Authorised = Depends(authorise)
+#: ``openapi_extra`` of routes for administrators: of keys, of the audit log, of metrics.
+ADMIN: dict[str, str] = {SCOPE: "admin"}
