@@ -7,7 +7,7 @@ DATA   ?= data
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 BIN    := $(VENV)/bin
 
-.PHONY: env up demo test check catalogue clean
+.PHONY: env up demo test check fuzz catalogue clean
 
 env: $(VENV)/.installed
 
@@ -34,6 +34,10 @@ check: env     ## format, lint, types, import contracts, then the suite
 	$(BIN)/lint-imports
 	$(BIN)/python -m pruning_core.algorithms --check
 	$(BIN)/python $(PYTEST)
+
+fuzz: env      ## coverage-guided fuzzing of every parser, SECONDS for each (data/fuzz keeps corpus and findings)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	nice -n 19 $(BIN)/python -m fuzz $(or $(TARGET),all) --seconds $(or $(SECONDS),1200)
 
 catalogue: env ## rewrite pruning_core/catalogue.json after an algorithm or its options changed
 	$(BIN)/python -m pruning_core.algorithms --write

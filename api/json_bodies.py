@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 from fastapi import Request
@@ -34,7 +35,9 @@ async def read_json(request: Request, settings: ApiSettings) -> Any:
     async for chunk in chunks(request, limit=settings.max_json_bytes, idle_seconds=settings.idle_seconds):
         body += chunk
     try:
-        document = json.loads(body, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
+        document = json.loads(
+            body.decode("utf-8-sig"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite
+        )
         # Half a surrogate pair is legal JSON and no text: it could not be stored.
         json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -48,8 +51,8 @@ async def read_json(request: Request, settings: ApiSettings) -> Any:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the field {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"the field {twice[:100]!r} is there twice")
     return document
 
 

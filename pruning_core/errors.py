@@ -5,10 +5,16 @@ A message says what was expected, what came and what to do; ``slug`` is stable a
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 #: What every problem ``type`` begins with; the slug follows. Stable: clients may match on it.
 PROBLEM_TYPE = "urn:pruning-service:problem:"
+
+#: A problem may quote what came, but not at any length: it is stored, listed and shown.
+_LONGEST_TEXT = 2000
+_MOST_ITEMS = 100
 
 
 class PruningError(Exception):
@@ -44,7 +50,7 @@ class PruningError(Exception):
         self.extensions = extensions
 
     def problem(self) -> dict[str, Any]:
-        """Return the RFC 9457 problem document, without members that are unknown."""
+        """Return the RFC 9457 problem document, without members that are unknown; what it quotes is cut short."""
         document = {
             "type": PROBLEM_TYPE + self.slug,
             "title": self.title,
@@ -55,7 +61,28 @@ class PruningError(Exception):
             "advice": self.advice,
             **self.extensions,
         }
-        return {key: value for key, value in document.items() if value is not None}
+        return {key: _quotable(value) for key, value in document.items() if value is not None}
+
+
+def _quotable(value: Any, depth: int = 0) -> Any:
+    """Return a value as JSON can carry it and a person can read it.
+
+    >>> _quotable({"a": float("nan"), "b": ["x" * 3000]})["a"], len(_quotable("x" * 3000))
+    ('nan', 2001)
+    """
+    if isinstance(value, str):
+        value = value if len(value) <= _LONGEST_TEXT else value[:_LONGEST_TEXT] + "…"
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping | list | tuple) and depth > 8:
+        return "…"
+    if isinstance(value, Mapping):
+        items = list(value.items())[:_MOST_ITEMS]
+        return {_quotable(str(key)): _quotable(item, depth + 1) for key, item in items}
+    if isinstance(value, list | tuple):
+        return [_quotable(item, depth + 1) for item in value[:_MOST_ITEMS]]
+    return value
 
 
 class InputError(PruningError):

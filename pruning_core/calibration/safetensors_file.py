@@ -17,6 +17,7 @@ from pruning_core.errors import DatasetError
 MAX_ARRAYS = 64
 MAX_HEADER_BYTES = 1 << 20
 MAX_DIMENSIONS = 16
+MAX_NAME_LENGTH = 128
 
 _ITEM_BYTES = {
     **{"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2},
@@ -57,7 +58,8 @@ def _parse(text: bytes) -> dict[str, Any]:
         return dict(pairs)
 
     try:
-        header = json.loads(text, object_pairs_hook=once)
+        header = json.loads(text.decode(), object_pairs_hook=once)
+        json.dumps(header, ensure_ascii=False).encode()  # half a surrogate pair is legal JSON and no text
     except (ValueError, RecursionError) as error:
         raise _refused("The header is no JSON.", "a JSON object") from error
     if not isinstance(header, dict):
@@ -70,6 +72,8 @@ def _check(header: dict[str, Any], available: int, max_bytes: int) -> None:
     """Check that the tensors tile the rest of the file exactly, without gap or overlap."""
     if len(header) > MAX_ARRAYS:
         raise _refused(f"The file holds {len(header)} tensors.", f"at most {MAX_ARRAYS}", len(header))
+    if long := next((name for name in header if len(name) > MAX_NAME_LENGTH), None):
+        raise _refused("The name of a tensor is too long.", f"at most {MAX_NAME_LENGTH} characters", len(long))
     spans = sorted(_span(name, entry) for name, entry in header.items())
     end = 0
     for start, stop in spans:

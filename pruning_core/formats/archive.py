@@ -29,6 +29,8 @@ _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _SENTINEL = 0xFFFFFFFF
 _HAS_DESCRIPTOR = 1 << 3
+#: The newest zip version (6.3) that other readers open.
+_NEWEST_VERSION = 63
 _ALLOWED_FLAGS = _HAS_DESCRIPTOR | 1 << 11 | 0b110  # descriptor, UTF-8 names, two hints for compressors
 
 
@@ -172,7 +174,9 @@ def _entries(data: mmap.mmap, start: int, size: int, count: int) -> Iterator[tup
         if at + _CENTRAL.size > stop or data[at : at + 4] != b"PK\x01\x02":
             raise _broken("its directory is cut short")
         fields = _CENTRAL.unpack_from(data, at)
-        _, _, _, flags, method, _, _, crc, packed, size_, name_len, extra_len, comment_len, disk, _, _, begin = fields
+        _, _, version, flags, method, _, _, crc, packed, size_, name_len, extra_len, comment_len, disk, _, _, begin = (
+            fields
+        )
         name_at = at + _CENTRAL.size
         extra_at = name_at + name_len
         following = extra_at + extra_len + comment_len
@@ -188,8 +192,8 @@ def _entries(data: mmap.mmap, start: int, size: int, count: int) -> Iterator[tup
                 received=f"compression method {method}",
                 advice="torch.export.save stores members as they are; with the zip tool use `zip -0`.",
             )
-        if flags & ~_ALLOWED_FLAGS or disk:
-            raise _broken(f"the member {name!r} is encrypted or of an unknown kind")
+        if flags & ~_ALLOWED_FLAGS or disk or version > _NEWEST_VERSION:
+            raise _broken(f"the member {name!r} is encrypted or of an unknown kind or version")
         offset = _local_data(data, begin, start, name, flags, (crc, packed, size_))
         if offset + size_ > start:
             raise _broken(f"the member {name!r} reaches beyond the end")

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from pruning_core.errors import ModelError
+
+#: Most values in one document: each takes about 100 bytes once parsed, however few it took in the file.
+MAX_VALUES = 8_000_000
+_HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse_json(data: bytes | memoryview, what: str) -> Any:
@@ -16,20 +21,32 @@ def parse_json(data: bytes | memoryview, what: str) -> Any:
         what: Its name, for messages.
 
     Raises:
-        ModelError: It is not JSON, nests too deeply, or has absurd numbers.
+        ModelError: It is not JSON, nests too deeply, has absurd numbers or too many values, or text that is none: half
+            a surrogate pair is legal JSON, but could be neither stored nor shown.
     """
+    raw = bytes(data)
+    if (count := raw.count(b",") + raw.count(b"[") + raw.count(b"{")) > MAX_VALUES:
+        raise ModelError(f"{what} has too many values.", expected=f"at most {MAX_VALUES}", received=count)
     try:
-        return json.loads(bytes(data).decode())
+        document = json.loads(raw.decode())
+        if _HALF_SURROGATE.search(raw):
+            json.dumps(document, ensure_ascii=False).encode()
     except RecursionError:
-        raise ModelError(f"{what} nests too deeply.", expected="JSON as torch.export.save writes it") from None
+        raise too_deep(what) from None
     except ValueError as error:
         raise ModelError(f"{what} is not valid JSON: {str(error)[:200]}", expected="UTF-8 JSON") from None
 
+    return document
+
+
+def too_deep(what: str) -> ModelError:
+    """Return the error of a document that nests too deeply."""
+    return ModelError(f"{what} nests too deeply.", expected="JSON as torch.export.save writes it")
+
 
 def _wrong(where: str, expected: str, value: Any) -> ModelError:
-    return ModelError(
-        f"{where} should be {expected}.", expected=expected, received=f"{type(value).__name__}: {str(value)[:80]}"
-    )
+    shown = f"{len(value)} items" if isinstance(value, list | dict) else str(value)[:80]
+    return ModelError(f"{where} should be {expected}.", expected=expected, received=f"{type(value).__name__}: {shown}")
 
 
 def mapping(value: Any, where: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pruning_core.errors import ModelError
 from pruning_core.formats.archive import MAGIC, Archive
+from pruning_core.formats.document import too_deep
 from pruning_core.formats.pt2 import read_pt2
 from pruning_core.formats.pt2_write import write_pt2
 from pruning_core.formats.tensors import (
@@ -74,7 +75,10 @@ def read_model(path: str | Path) -> Network:
         UnsupportedModel: It is sound, but uses something that is not supported; says what and what to do.
     """
     path = Path(path)
-    return _READERS[model_format(path)](path)
+    try:
+        return _READERS[model_format(path)](path)
+    except RecursionError:
+        raise too_deep("The model file") from None
 
 
 def write_model(network: Network, source: str | Path, target: str | Path) -> None:

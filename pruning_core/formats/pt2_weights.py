@@ -15,6 +15,9 @@ from pruning_core.formats.pt2_graph import dtype, strided
 
 MAX_CONFIG_BYTES = 64 * 2**20
 MAX_DIMENSIONS = 64
+MAX_WEIGHTS = 100_000
+#: Names are shown with every look at the model.
+MAX_NAME_LENGTH = 500
 #: A tensor whose elements overlap in memory (stride 0) may claim this many elements more than its record holds.
 _MAX_OVERLAP = 2**20
 
@@ -69,6 +72,12 @@ def read_table(archive: Archive, table: str, folder: str, prefix: str) -> dict[s
     """
     document = parse_json(archive.view(table, MAX_CONFIG_BYTES), table)
     entries = mapping(member(document, "config", table), f"{table}: config")
+    if len(entries) > MAX_WEIGHTS:
+        raise ModelError("The model has too many weights.", expected=f"at most {MAX_WEIGHTS}", received=len(entries))
+    if long := next((name for name in entries if len(name) > MAX_NAME_LENGTH), None):
+        raise ModelError(
+            "The name of a weight is too long.", expected=f"at most {MAX_NAME_LENGTH} characters", received=len(long)
+        )
     return {name: _payload(name, entry, archive, folder, prefix) for name, entry in entries.items()}
 
 

@@ -17,6 +17,8 @@ _QUIET_VIEWS = words(
 )
 #: Change only how a tensor is seen, never its dtype.
 _METADATA = words("detach squeeze unsqueeze t transpose")
+#: A model is refused for one in-place operation that stays; this many are looked for, to name them.
+_MOST_REFUSED = 20
 
 
 def functionalise(
@@ -42,7 +44,11 @@ def functionalise(
     family: dict[str, set[str]] = {name: {name} for name in protected}
     renamed: dict[str, str] = {}
     result: list[Node] = []
+    refused = 0
     for i, original in enumerate(nodes):
+        if refused == _MOST_REFUSED:
+            result.append(original)
+            continue
         node = replace(original, arguments={k: _rename(v, renamed) for k, v in original.arguments.items()})
         target, written = _functional(node.op), node.arguments.get("self", node.arguments.get("input"))
         if target and isinstance(written, Ref) and isinstance(node.outputs, str):
@@ -50,18 +56,16 @@ def functionalise(
             relatives = family.get(x, {x})
             if x in protected or any(other in protected or last_read.get(other, -1) > i for other in relatives - {x}):
                 result.append(node)
+                refused += 1
                 continue
             result.extend(_rewritten(node, target, x, y))
-            for old, new in renamed.items():
-                if new == x:
-                    renamed[old] = y
             renamed[x] = y
             last_read[y] = max(last_read.get(y, -1), last_read.get(x, -1))
             family[y] = {y}
             continue
         result.append(node)
         _relate(node, family)
-    return result, [renamed.get(name, name) for name in outputs]
+    return result, [_current(name, renamed) for name in outputs]
 
 
 def _functional(op: str) -> str | None:
@@ -85,14 +89,21 @@ def _rewritten(node: Node, target: str, x: str, y: str) -> list[Node]:
 
 
 def _relate(node: Node, family: dict[str, set[str]]) -> None:
-    """Record that the node's results may share memory with its arguments."""
+    """Record that the node's results may share memory with its arguments.
+
+    All members of a family have the one set; the smaller is poured into the larger, so that a long chain of views does
+    not take time by the square of its length.
+    """
     defined = [*names(node.outputs)]
     if _may_alias(node.op):
-        related: set[str] = set(defined)
-        for name in references(node.arguments):
-            related |= family.get(name, {name})
-        for name in related:
-            family[name] = related
+        related: set[str] = set()
+        for other in (set(defined), *(family.setdefault(n, {n}) for n in references(node.arguments))):
+            if other is related:
+                continue
+            small, related = sorted((related, other), key=len)
+            related |= small
+            family.update(dict.fromkeys(small, related))
+        family.update(dict.fromkeys(defined, related))
     else:
         family.update((name, {name}) for name in defined)
 
@@ -106,9 +117,19 @@ def _may_alias(op: str) -> bool:
     return any(value.alias_info is not None for value in schema.returns)
 
 
-def _rename(value: Value, renamed: Mapping[str, str]) -> Value:
+def _current(name: str, renamed: dict[str, str]) -> str:
+    """Return what a name is called by now, and shorten the way there."""
+    passed = []
+    while name in renamed:
+        passed.append(name)
+        name = renamed[name]
+    renamed.update(dict.fromkeys(passed, name))
+    return name
+
+
+def _rename(value: Value, renamed: dict[str, str]) -> Value:
     if isinstance(value, Ref):
-        return Ref(renamed.get(value.name, value.name))
+        return Ref(_current(value.name, renamed))
     if isinstance(value, tuple):
         return tuple(_rename(item, renamed) for item in value)
     return value

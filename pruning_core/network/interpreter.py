@@ -138,11 +138,13 @@ def _perform(call: Call, arguments: dict[str, Any]) -> Any:
     node = call.node
     try:
         check_allocation(node.op, arguments)
+        if node.op in SCALAR_OPS and not all(isinstance(value, int | float) for value in arguments.values()):
+            raise TypeError("arithmetic on sizes takes numbers only")  # "x" * 2**40 would be text
         with contextlib.nullcontext() if node.grad else torch.no_grad():
             result = call.perform(arguments)
         if node.op in SCALAR_OPS and abs(result) >= _MAX_SCALAR:
             raise OverflowError("a size does not fit in 64 bits")
-    except (PruningError, torch.OutOfMemoryError, NotImplementedError):
+    except (PruningError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, ArithmeticError, AttributeError) as error:
         if "allocate memory" in str(error):

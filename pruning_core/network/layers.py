@@ -67,6 +67,7 @@ def find_layers(
     layers: dict[str, Layer] = {}
     reasons: dict[str, str] = {}
     computed: dict[str, str] = {}
+    seen_values: set[str] = set()
     for node in graph.nodes:
         use = weight_use(node)
         direct = None
@@ -87,7 +88,7 @@ def find_layers(
                     )
                 )
             elif direct is None:
-                for source, op in _ancestors(references(node.arguments[argument]), graph, producers):
+                for source, op in _ancestors(references(node.arguments[argument]), graph, producers, seen_values):
                     computed.setdefault(source, f"reaches {node.op} through a computation ({op})")
         for name in references(node.arguments):
             weight = graph.weights.get(name)
@@ -151,9 +152,14 @@ def _only_moves(node: Node) -> bool:
     return node.op in TRANSPOSES or packet in _NORMS
 
 
-def _ancestors(start: Iterable[str], graph: Graph, producers: Mapping[str, Node]) -> Iterator[tuple[str, str]]:
-    """Yield (weight, first operation on it) for every weight from which the values are computed."""
-    stack, seen = [(name, "") for name in start], set[str]()
+def _ancestors(
+    start: Iterable[str], graph: Graph, producers: Mapping[str, Node], seen: set[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield (weight, first operation on it) for every weight from which the values are computed.
+
+    Values in ``seen`` were followed before, and are not again; those followed now are added.
+    """
+    stack = [(name, "") for name in start]
     while stack:
         name, op = stack.pop()
         if name in graph.weights:

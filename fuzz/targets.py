@@ -1,0 +1,234 @@
+"""What is fuzzed: for each parser its seeds, how its input is mutated, and what must hold of what it reads."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fuzz import http_targets, mutators, seeds
+from fuzz.guards import storable
+from fuzz.mutators import Chance
+from pruning_core.calibration import bind, read_dataset
+from pruning_core.errors import PruningError
+from pruning_core.formats import read_model, same_bits, write_model
+from pruning_core.formats.archive import Archive
+from pruning_core.formats.masks import read_masks, write_masks
+from pruning_core.masks import masked_layers
+from pruning_core.network import Input, Network, kernels
+from pruning_core.network.ops import ALLOWED
+from pruning_core.recipe import Recipe
+from worker.work import inspect_dataset, inspect_mask, inspect_model
+
+torch.set_num_threads(1)
+#: In the fuzzer an operation may make this many elements out of scalars, so that each input takes little time.
+kernels.MAX_ELEMENTS = 2**20
+_MOST_ELEMENTS = 2**16
+_FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One parser.
+
+    Attributes:
+        run: Parses the bytes; whatever it raises but a `PruningError` is a finding.
+        seeds: Real inputs.
+        mutate: Knows the input's structure; None where bytes will do.
+        most: The longest input.
+    """
+
+    run: Callable[[bytes], None]
+    seeds: Callable[[], tuple[bytes, ...]]
+    mutate: mutators.Mutate | None = None
+    most: int = 1 << 17
+
+
+def _file(name: str, data: bytes) -> Path:
+    path = _FOLDER / name
+    path.write_bytes(data)
+    return path
+
+
+def _nothing(_progress: Any) -> None:
+    pass
+
+
+def pt2(data: bytes) -> None:
+    """Read a model of any format as the inspection does, run it, write it back, and read that."""
+    path = _file("model", data)
+    network = read_model(path)
+    try:
+        storable(inspect_model(_FOLDER, {}, _nothing))
+    finally:
+        _whole(path, network)
+    _forward(network)
+
+
+def _whole(path: Path, network: Network) -> None:
+    """Assert that what was read can be written, and reads the same."""
+    copy = _FOLDER / "copy"
+    write_model(network, path, copy)
+    if copy.read_bytes() != path.read_bytes():
+        raise AssertionError("a copy without changes differs")
+    flipped = {
+        layer.weight: torch.where(torch.isfinite(w := network.weights[layer.weight]), 0, w) for layer in network.layers
+    }
+    write_model(network.with_weights(flipped), path, copy)
+    again = read_model(copy)
+    for name, weight in again.weights.items():
+        if not same_bits(weight, flipped.get(name, network.weights[name])):
+            raise AssertionError("what was written reads otherwise")
+    copy.unlink()
+
+
+def _forward(network: Network) -> None:
+    """Run on tiny inputs; PyTorch may run out of memory, which the sandbox reports by name."""
+    inputs = []
+    for wanted in network.inputs:
+        shape = [2 if size is None else size for size in wanted.shape]
+        count = 1
+        for size in shape:
+            count *= size
+        if not 0 <= count <= _MOST_ELEMENTS or min(shape, default=0) < 0:
+            return
+        inputs.append(torch.ones(shape, dtype=wanted.dtype))
+    with torch.no_grad():
+        try:
+            network.run(inputs)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, PruningError) or "allocate memory" not in str(error):
+                raise
+
+
+def archive(data: bytes) -> None:
+    """The zip reader alone; what it accepts, Python's own reader must see in the same way."""
+    path = _file("archive", data)
+    found = Archive(path)
+    contents = {name: bytes(found.view(name)) for name in found.members}
+    with zipfile.ZipFile(path) as other:
+        seen = {info.filename: other.read(info) for info in other.infolist() if not info.is_dir()}
+    if seen != contents:
+        raise AssertionError("two readers see two archives")
+
+
+def masks(data: bytes) -> None:
+    """A masks file, and whether it fits a network."""
+    path = _file("mask", data)
+    found = read_masks(path)
+    storable(inspect_mask(_FOLDER, {}, _nothing))
+    write_masks(found, _FOLDER / "copy")
+    again = read_masks(_FOLDER / "copy")
+    if again.keys() != found.keys() or not all(same_bits(again[name], found[name]) for name in found):
+        raise AssertionError("masks written and read again differ")
+    masked_layers(_network(), found)
+
+
+_networks: list[Network] = []
+
+
+def _network() -> Network:
+    if not _networks:
+        _networks.append(read_model(_file("fixed", seeds.pt2()[0])))
+    return _networks[0]
+
+
+_SIGNATURES = (
+    (Input(name="x", dtype=torch.float32, shape=(None, 4)),),
+    (Input(name="a", dtype=torch.float64, shape=(None, 2, 2)), Input(name="b", dtype=torch.bool, shape=(None,))),
+    (Input(name="inputs", dtype=torch.int64, shape=(3, None)),),
+    (Input(name="x", dtype=torch.bfloat16, shape=()),),
+)
+
+
+def dataset(data: bytes) -> None:
+    """A dataset as the inspection reads it."""
+    path = _file("dataset", data)
+    read_dataset(path, max_bytes=1 << 26)
+    storable(inspect_dataset(_FOLDER, {}, _nothing))
+
+
+def bound(data: bytes) -> None:
+    """A dataset's way to the inputs of a network."""
+    which, data = data[:1], data[1:]
+    signature = _SIGNATURES[(which or b"\0")[0] % len(_SIGNATURES)]
+    bind(read_dataset(_file("bound", data), max_bytes=1 << 26), signature)
+
+
+def recipe(data: bytes) -> None:
+    """A JSON body: as a job, as a plan, as a recipe. A recipe accepted must be accepted again as it is then written."""
+    document = http_targets.json_body(data)
+    if isinstance(document, dict) and "recipe" in document:
+        document = document["recipe"]
+    parsed = Recipe.parse(document)
+    again = Recipe.parse(json.loads(parsed.model_dump_json()))
+    if again != parsed:
+        raise AssertionError("a recipe written and read again differs")
+    parsed.select.layers.accepts("layer1.0.conv1")
+
+
+_OPERATIONS = tuple(sorted(f"torch.ops.{op}" if op.startswith("aten.") else op for op in ALLOWED))
+
+
+def _in_model(name: str, data: bytes, chance: Chance) -> bytes:
+    if name.endswith(".safetensors"):
+        return mutators.framed(data, chance)
+    return mutators.document(data, chance, _OPERATIONS) if name.endswith(".json") else mutators.bytewise(data, chance)
+
+
+def _zip_model(data: bytes, chance: Chance) -> bytes:
+    return mutators.zipped(data, chance, _in_model, deflate=False)
+
+
+def _either_model(data: bytes, chance: Chance) -> bytes:
+    return _zip_model(data, chance) if data.startswith(b"PK") else mutators.framed(data, chance)
+
+
+def _npz(data: bytes, chance: Chance) -> bytes:
+    return mutators.zipped(data, chance, lambda _, content, c: mutators.npy(content, c), deflate=True)
+
+
+def _behind_a_byte(inner: mutators.Mutate) -> mutators.Mutate:
+    return lambda data, chance: (chance.randbytes(1) if chance.random() < 0.2 else data[:1]) + inner(data[1:], chance)
+
+
+def _either_dataset(data: bytes, chance: Chance) -> bytes:
+    return _npz(data, chance) if data.startswith(b"PK") else mutators.framed(data, chance)
+
+
+def _numbered(files: Callable[[], tuple[bytes, ...]]) -> Callable[[], tuple[bytes, ...]]:
+    return lambda: tuple(bytes([i]) + data for i, data in enumerate(files()))
+
+
+def _heads() -> tuple[bytes, ...]:
+    return (*(data[:600] for data in (*_datasets(), *seeds.pt2()[:1])), b"<html>", b"\x08\x03\x12")
+
+
+def _datasets() -> tuple[bytes, ...]:
+    return (*seeds.dataset_safetensors(), *seeds.npz())
+
+
+TARGETS: dict[str, Target] = {
+    "pt2": Target(run=pt2, seeds=seeds.pt2, mutate=_zip_model),
+    "archive": Target(
+        run=archive, seeds=lambda: (*seeds.pt2()[:1], *seeds.npz()[::2]), mutate=_zip_model, most=1 << 15
+    ),
+    "builtin": Target(
+        run=pt2, seeds=lambda: (*seeds.model_zip(), *seeds.model_safetensors()), mutate=_either_model, most=1 << 17
+    ),
+    "masks": Target(run=masks, seeds=seeds.masks, mutate=mutators.framed, most=1 << 14),
+    "npz": Target(run=dataset, seeds=seeds.npz, mutate=_npz, most=1 << 14),
+    "dataset_safetensors": Target(run=dataset, seeds=seeds.dataset_safetensors, mutate=mutators.framed, most=1 << 14),
+    "bind": Target(run=bound, seeds=_numbered(_datasets), mutate=_behind_a_byte(_either_dataset), most=1 << 14),
+    "recipe": Target(
+        run=recipe, seeds=lambda: (*seeds.recipes(), *seeds.job_requests()), mutate=mutators.document, most=1 << 14
+    ),
+    "form": Target(run=http_targets.form, seeds=seeds.forms, most=1 << 12),
+    "headers": Target(run=http_targets.headers, seeds=lambda: (*seeds.headers(), *_heads()), most=1 << 10),
+}
