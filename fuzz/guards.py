@@ -38,6 +38,46 @@ class Forbidden(BaseException):
     """The input made the process do something that no input may."""
 
 
+class Watch:
+    """While it is entered, what no input may make the process do raises `Forbidden`.
+
+    Args:
+        places: The only ones where files may be written.
+    """
+
+    def __init__(self, places: tuple[str, ...]) -> None:
+        self._places = places
+        self._watching = False
+        sys.addaudithook(self._hook)
+
+    def __enter__(self) -> None:
+        self._watching = True
+
+    def __exit__(self, *_: object) -> None:
+        self._watching = False
+
+    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self._watching:
+            return
+        if event in _NEVER:
+            raise Forbidden(f"{event} {str(arguments)[:200]}")
+        if event == "open":
+            path, mode, flags = arguments
+            writes = flags & 0o103 if isinstance(flags, int) else "r" not in str(mode)
+            if writes and not str(path).startswith(self._places):
+                raise Forbidden(f"writes {str(path)[:200]}")
+        elif event == "import":
+            if str(arguments[0]).partition(".")[0] not in _MAY_IMPORT:
+                raise Forbidden(f"imports {str(arguments[0])[:200]}")
+        elif event in _WRITES:
+            if not str(arguments[0]).startswith(self._places):
+                raise Forbidden(f"{event} {str(arguments)[:200]}")
+        elif event == "exec" or event == "compile":
+            name = str(getattr(arguments[0], "co_filename", arguments[1] if len(arguments) > 1 else ""))
+            if not name.startswith(_INSTALLED):
+                raise Forbidden(f"{event} {name[:200]}")
+
+
 class Judge:
     """Runs a target on inputs and keeps each new kind of failure, once.
 
@@ -48,9 +88,7 @@ class Judge:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._seen = {path.stem for path in folder.glob("*.txt")}
-        self._watching = False
-        self.places: tuple[str, ...] = ("/dev/shm/", "/tmp/")
-        sys.addaudithook(self._hook)
+        self._watch = Watch(("/dev/shm/", "/tmp/"))
 
     def warm_up(self, run: Callable[[bytes], None], data: bytes) -> None:
         """Run once unwatched: whatever is imported or compiled lazily is then there. A seed may only be refused."""
@@ -61,18 +99,15 @@ class Judge:
         """Run on one input; failures are kept, not raised."""
         before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
         try:
-            self._watching = True
-            run(data)
+            with self._watch:
+                run(data)
         except PruningError as error:
-            self._watching = False
             if why := wrong_with(error):
                 self._keep(data, error, why)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            self._watching = False
             self._keep(data, error, type(error).__name__)
-        self._watching = False
         spent = time.process_time() - began
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
         if spent > SLOW_SECONDS:
@@ -89,27 +124,6 @@ class Judge:
         said = "".join(traceback.format_exception(error))[-6000:] if error else ""
         (self._folder / f"{key}.bin").write_bytes(data)
         (self._folder / f"{key}.txt").write_text(f"{why} {where}\n{said}", "utf-8", errors="replace")
-
-    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self._watching:
-            return
-        if event in _NEVER:
-            raise Forbidden(f"{event} {str(arguments)[:200]}")
-        if event == "open":
-            path, mode, flags = arguments
-            writes = flags & 0o103 if isinstance(flags, int) else "r" not in str(mode)
-            if writes and not str(path).startswith(self.places):
-                raise Forbidden(f"writes {str(path)[:200]}")
-        elif event == "import":
-            if str(arguments[0]).partition(".")[0] not in _MAY_IMPORT:
-                raise Forbidden(f"imports {str(arguments[0])[:200]}")
-        elif event in _WRITES:
-            if not str(arguments[0]).startswith(self.places):
-                raise Forbidden(f"{event} {str(arguments)[:200]}")
-        elif event == "exec" or event == "compile":
-            name = str(getattr(arguments[0], "co_filename", arguments[1] if len(arguments) > 1 else ""))
-            if not name.startswith(_INSTALLED):
-                raise Forbidden(f"{event} {name[:200]}")
 
 
 def wrong_with(error: PruningError) -> str | None:

@@ -31,6 +31,7 @@ RATIO_FLOOR_BYTES = 1 << 20
 
 _DTYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}
 _ENCRYPTED = 0x1
+_LOCAL_HEADER_BYTES = 30
 _CHUNK = 1 << 20
 _ITEM = re.compile(
     r"""\s*(?:'(?P<descr>descr)'\s*:\s*'(?P<dtype>[<>|=]?[a-zA-Z]\d{0,4})'
@@ -75,6 +76,7 @@ def read(path: Path, *, max_bytes: int) -> dict[str, Tensor]:
         struct.error,
         EOFError,
         OSError,
+        OverflowError,
         NotImplementedError,
         RuntimeError,
         UnicodeDecodeError,
@@ -126,8 +128,18 @@ def _read_arrays(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, Tensor]:
             max_bytes,
             total,
         )
+    _check_overlap(members)
     headers = {name: _read_header(archive, name, member) for name, member in members.items()}
     return {name: _read_array(archive, name, members[name], header) for name, header in headers.items()}
+
+
+def _check_overlap(members: dict[str, zipfile.ZipInfo]) -> None:
+    """Refuse members that share bytes: each would inflate them again, whatever its own ratio."""
+    end = 0
+    for name, member in sorted(members.items(), key=lambda item: item[1].header_offset):
+        if member.header_offset < end:
+            raise _refused(f"The member '{name}.npy' overlaps another.", "members one after another")
+        end = member.header_offset + _LOCAL_HEADER_BYTES + member.compress_size
 
 
 def _check_member(member: zipfile.ZipInfo) -> str:

@@ -230,10 +230,10 @@ def _local_data(data: mmap.mmap, begin: int, stop: int, name: str, flags: int, s
         raise _broken(f"the header of member {name!r} is missing")
     _, _, own_flags, method, _, _, crc, packed, size, name_len, extra_len = _LOCAL.unpack_from(data, begin)
     name_at = begin + _LOCAL.size
-    own = (crc, packed, size)
-    deferred = own == (0, 0, 0) and flags & _HAS_DESCRIPTOR
-    sizes_agree = packed in (stated[1], _SENTINEL) and size in (stated[2], _SENTINEL)
-    agrees = deferred or (crc == stated[0] and sizes_agree)
+    deferred = (crc, packed, size) == (0, 0, 0) and flags & _HAS_DESCRIPTOR
+    extra = bytes(data[name_at + name_len : name_at + name_len + extra_len])
+    size, packed, _ = _widen(extra, (size, packed, 0))
+    agrees = deferred or (crc, packed, size) == stated
     if (
         own_flags != flags
         or method != 0

@@ -78,12 +78,18 @@ class Scope:
             ModelError: It has one already.
         """
         if name in self._values:
-            raise ModelError(f"The graph defines the value {name!r} twice.")
+            raise ModelError(
+                f"The graph defines the value {name!r} twice.", expected="every name defined once", received=name
+            )
         self._values[name] = value
 
     def __getitem__(self, name: str) -> Value:
         if name not in self._values:
-            raise ModelError(f"The graph uses the value {name!r} before it is defined.")
+            raise ModelError(
+                f"The graph uses the value {name!r} before it is defined.",
+                expected="nodes in the order in which they run",
+                received=name,
+            )
         return self._values[name]
 
 

@@ -113,13 +113,21 @@ class Graph:
         def define(new: Iterable[str], where: str) -> None:
             for name in new:
                 if name in known:
-                    raise ModelError(f"The graph defines the value {name!r} twice (the second time in {where}).")
+                    raise ModelError(
+                        f"The graph defines the value {name!r} twice (the second time in {where}).",
+                        expected="every name defined once",
+                        received=name,
+                    )
                 known.add(name)
 
         def require(used: Iterable[str], where: str) -> None:
             for name in used:
                 if name not in known:
-                    raise ModelError(f"The graph uses the value {name!r} in {where} before it is defined.")
+                    raise ModelError(
+                        f"The graph uses the value {name!r} in {where} before it is defined.",
+                        expected="nodes in the order in which they run",
+                        received=name,
+                    )
 
         define(self.weights, "the inputs")
         define(self.inputs, "the inputs")

@@ -1,0 +1,55 @@
+"""Graphs that read well and misbehave when they run: refused by a problem that names the operation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pruning_core.errors import ModelError
+from pruning_core.formats import read_model
+from tests.hostile import base
+from tests.hostile.base import given, node, tensor
+
+X = (torch.ones(2, 3),)
+_NAME = {"as_sym_int": {"as_name": "n"}}
+
+
+def scalar(op: str, *values: Any) -> dict[str, Any]:
+    return {"target": op, "inputs": given(**{str(i): v for i, v in enumerate(values)}), "outputs": [_NAME], "name": "n"}
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        scalar("_operator.mul", {"as_string": "x"}, {"as_int": 2**40}),
+        scalar("_operator.mul", {"as_ints": [0] * 9000}, {"as_int": 2**40}),
+        scalar("_operator.mod", {"as_string": "%99999999999d"}, {"as_int": 1}),
+        scalar("_operator.add", {"as_strings": ["x"]}, {"as_strings": ["y"]}),
+        scalar("_operator.pow", {"as_int": 10}, {"as_int": 10**9}),
+        scalar("_operator.pow", {"as_float": 1e300}, {"as_int": 64}),
+        scalar("_operator.lshift", {"as_int": 1}, {"as_int": 2**40}),
+        scalar("_operator.floordiv", {"as_int": 1}, {"as_int": 0}),
+        scalar("_operator.mul", {"as_int": 2**62}, {"as_int": 2**62}),
+        scalar("torch.sym_int", {"as_float": "Infinity"}),
+        scalar("torch.sym_sqrt", {"as_int": -1}),
+        scalar("torch.sym_max", {"as_int": 1}),
+        node("aten.bitwise_not.default", "n", self=tensor("linear")),
+        node("aten.erfinv.default", "n", self=tensor("x"), more=tensor("x")),
+        node("aten.linear.default", "n", input=tensor("x"), weight=tensor("x"), bias={"as_float": 1.0}),
+        node("aten.view.default", "n", self=tensor("x"), size={"as_ints": [2**40]}),
+        node("aten.select.int", "n", self=tensor("x"), dim={"as_int": 2**62}, index={"as_int": 0}),
+        node("aten.conv2d.default", "n", input=tensor("x"), weight=tensor("x"), stride={"as_ints": [0, 0]}),
+        node("aten.einsum.default", "n", equation={"as_string": "ij" * 5000}, tensors={"as_tensors": [{"name": "x"}]}),
+    ],
+    ids=lambda op: f"{op['target']} {op['inputs'][0]['arg']}"[:60],
+)
+def test_operations_that_fail_are_the_models_fault(op: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(base.with_nodes(lambda nodes: nodes.insert(2, op)))
+    with pytest.raises(ModelError) as refused:
+        read_model(path).run(X)
+    assert refused.value.status == 422
+    assert not isinstance(refused.value, MemoryError)
