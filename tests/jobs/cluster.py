@@ -51,12 +51,18 @@ def eventually(holds: Callable[[], Any], seconds: float, what: str) -> Any:
 class Cluster:
     """Servers and workers on loopback, under one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, in_front_of_s3: Callable[[int], int] = lambda port: port) -> None:
+        """Start the servers.
+
+        Args:
+            folder: Holds all they store, and every log.
+            in_front_of_s3: Port of the S3 server -> port that the service is told; tests put a proxy between.
+        """
         self.folder = folder
         self.keys = Keys.of(folder)
         self.redis_port, self.s3_port = free_port(), free_port()
         self.environment = {
-            **service_environment(self.keys, redis_port=self.redis_port, s3_port=self.s3_port),
+            **service_environment(self.keys, redis_port=self.redis_port, s3_port=in_front_of_s3(self.s3_port)),
             **FAST,
             "PRUNING_WORK_DIR": str(folder / "work"),
         }
@@ -64,7 +70,7 @@ class Cluster:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._hand: subprocess.Popen[bytes] | None = None
         self.redis = self.start_redis()
-        self._start(nanio(folder, self.keys, self.s3_port))
+        self.s3 = self.start_s3()
         self.service = Service(self.settings)
         self.service.bucket.ensure()
 
@@ -84,6 +90,14 @@ class Cluster:
         shutil.rmtree(self.folder / "redis")
         time.sleep(seconds_down)
         self.start_redis()
+
+    def start_s3(self) -> subprocess.Popen[bytes]:
+        self.s3 = self._start(nanio(self.folder, self.keys, self.s3_port))
+        return self.s3
+
+    def stop_s3(self) -> None:
+        self.s3.kill()
+        self.s3.wait()
 
     def _start(self, part: Part) -> subprocess.Popen[bytes]:
         process = self._spawn(part.command, part.environment, part.name)
