@@ -150,6 +150,14 @@ class Clock:
         """Drop all that moves of an item that has ended, except its lease."""
         self.redis.delete(*(f"{_KEY}{what}:{item}" for what in ("progress", "hint", "cancel")))
 
+    def mark_deleted(self, item: str, *, seconds: float) -> None:
+        """Tell every process, for so long, that what it keeps of this item is void."""
+        self.redis.set(f"{_KEY}deleted:{item}", "1", px=int(1000 * seconds))
+
+    def deleted(self, item: str) -> bool:
+        """Return whether the item was deleted a short while ago."""
+        return bool(self.redis.exists(f"{_KEY}deleted:{item}"))
+
     # -- hints and signs of life -----------------------------------------------------------------------------------
 
     def hint(self, item: str) -> bool:

@@ -29,7 +29,7 @@ class Items:
 
     def read(self, item: str) -> Item | None:
         """Return the item (a well-formed id), or None if there is none or it is another tenant's."""
-        found = self._ledger.read(item)
+        found = self._ledger.read(item, recall=True)
         return found if found is not None and owner(found.request) == self.tenant else None
 
     def find(self, kind: Kind, text: str) -> Item | None:
@@ -53,6 +53,7 @@ class Items:
 
     def remove(self, item: str) -> None:
         """Remove an item with everything under it, and then its traces."""
+        self._ledger.recall.forget(item)
         self._bucket.delete_prefix(layout.prefix(item))
         if self.tenant != DEFAULT:
             self._bucket.delete(layout.marker(self.tenant, item))

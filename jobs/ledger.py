@@ -16,6 +16,7 @@ from jobs.clock import Clock, Down
 from jobs.errors import AttemptsExhausted, Unavailable
 from jobs.ids import Kind, kind_of
 from jobs.index import Index
+from jobs.recall import Recall
 from jobs.records import Attempt, now
 from jobs.settings import Settings
 from jobs.states import Event, State, after, first
@@ -62,46 +63,53 @@ class Ledger:
 
     def __init__(self, settings: Settings, bucket: Bucket, clock: Clock, index: Index) -> None:
         self.settings, self.bucket, self.clock, self.index = settings, bucket, clock, index
+        self.recall = Recall(bucket, clock)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def read(self, item: str) -> Item | None:
-        """Return the item, or None if there is none."""
-        request = self.bucket.get_json(layout.request(item))
+    def read(self, item: str, *, recall: bool = False) -> Item | None:
+        """Return the item, or None if there is none.
+
+        Args:
+            item: Its id.
+            recall: Whether documents that never change may come from this process's memory: for those who only look.
+        """
+        usable = recall and self.recall.usable(item)
+        request = self.recall.get_json(layout.request(item), usable=usable)
         if request is None:
             return None
-        outcome = self.bucket.get_json(layout.outcome(item))
+        outcome = self.recall.get_json(layout.outcome(item), usable=usable)
         if outcome is not None:
             attempts = tuple(Attempt.model_validate(attempt) for attempt in outcome.get("attempts", ()))
             return Item(id=item, request=request, outcome=outcome, attempts=attempts)
         keys = set(self.bucket.list(layout.prefix(item)))
         if layout.outcome(item) in keys:
-            return self.read(item)  # it ended between the two looks
+            return self.read(item, recall=recall)  # it ended between the two looks
         return Item(
             id=item,
             request=request,
             outcome=None,
             cancelled=layout.cancel(item) in keys,
-            attempts=self._attempts(item, keys),
+            attempts=self._attempts(item, keys, usable=usable),
         )
 
     def cancelled(self, item: str) -> bool:
         """Return whether the user cancelled the item."""
         return self.bucket.head(layout.cancel(item)) is not None
 
-    def _attempts(self, item: str, keys: set[str]) -> tuple[Attempt, ...]:
+    def _attempts(self, item: str, keys: set[str], *, usable: bool) -> tuple[Attempt, ...]:
         folder = layout.attempts(item)
         numbers = {key[len(folder) :].partition("/")[0] for key in keys if key.startswith(folder)}
         attempts = []
         for number in sorted(int(text) for text in numbers if text.isdecimal()):
             # nanio lists the file it is still writing beside the key it will have: the folder may come first.
-            started = self.bucket.get_json(layout.attempt(item, number, "started"))
+            started = self.recall.get_json(layout.attempt(item, number, "started"), usable=usable)
             if started is None:
                 continue
             document = dict(started)
             for event in (_GIVEN_BACK, _ENDED):
                 if layout.attempt(item, number, event) in keys:
-                    document |= self.bucket.get_json(layout.attempt(item, number, event)) or {}
+                    document |= self.recall.get_json(layout.attempt(item, number, event), usable=usable) or {}
             attempts.append(Attempt.model_validate(document))
         return tuple(attempts)
 

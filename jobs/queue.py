@@ -22,6 +22,10 @@ RUN_JOB = "pruning.run_job"
 RUN_INSPECTION = "pruning.run_inspection"
 
 _KEY_PREFIX = "pruning:celery:"
+#: Work that was begun goes before new work: whoever waits for it has waited longest. Kombu looks at 0 first.
+_BEGUN, _NEW = 0, 5
+#: As kombu names the list of a queue's messages of one priority.
+_LISTS = {_BEGUN: "", _NEW: f"\x06\x16{_NEW}"}
 _ROUTE: dict[Kind, tuple[QueueName, str]] = {
     "job": ("jobs", RUN_JOB),
     **dict.fromkeys(UPLOAD_KINDS, ("inspections", RUN_INSPECTION)),
@@ -64,6 +68,7 @@ def celery_app(settings: Settings) -> Celery:
         broker_connection_timeout=settings.redis_timeout,
         broker_transport_options={
             "visibility_timeout": int(2 * hard_limit),
+            "priority_steps": sorted(_LISTS),
             "global_keyprefix": _KEY_PREFIX,
             "socket_connect_timeout": settings.redis_timeout,
             "socket_keepalive": True,
@@ -85,8 +90,12 @@ class Queue:
             "max_retries": 0,
         }
 
-    def enqueue(self, item: str) -> bool:
+    def enqueue(self, item: str, *, begun: bool = False) -> bool:
         """Send a hint that the item has work to do, unless one was sent a moment ago.
+
+        Args:
+            item: The item.
+            begun: Whether an attempt at it was made already; then it goes before new ones.
 
         Returns:
             Whether a message was sent.
@@ -98,7 +107,14 @@ class Queue:
             return False
         queue, task = _ROUTE[kind_of(item)]
         try:
-            self._app.send_task(task, args=[item], queue=queue, headers={"item": item}, retry=False)
+            self._app.send_task(
+                task,
+                args=[item],
+                queue=queue,
+                headers={"item": item},
+                priority=_BEGUN if begun else _NEW,
+                retry=False,
+            )
         except (OperationalError, OSError) as error:
             with suppress(Down):
                 self._clock.unhint(item)
@@ -107,13 +123,19 @@ class Queue:
 
     def length(self, queue: QueueName) -> int:
         """Return how many messages wait."""
-        return self._clock.redis.llen(_KEY_PREFIX + queue)
+        with self._clock.redis.pipeline(transaction=False) as pipe:
+            for suffix in _LISTS.values():
+                pipe.llen(_KEY_PREFIX + queue + suffix)
+            return sum(pipe.execute())
 
     def waiting(self, queue: QueueName, limit: int = 2000) -> set[str]:
         """Return the items that the next ``limit`` messages are about."""
         # Kombu pushes on the left and pops on the right.
-        messages = cast(list[str], self._clock.redis.lrange(_KEY_PREFIX + queue, -limit, -1))
-        return set(_items(messages))
+        with self._clock.redis.pipeline(transaction=False) as pipe:
+            for suffix in _LISTS.values():
+                pipe.lrange(_KEY_PREFIX + queue + suffix, -limit, -1)
+            lists = cast(list[list[str]], pipe.execute())
+        return {item for messages in lists for item in _items(messages)}
 
     def close(self) -> None:
         """Close the connections."""

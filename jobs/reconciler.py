@@ -94,7 +94,7 @@ class Reconciler:
         if found is not None and found.outcome is None:
             exhausted = found.counted >= self._ledger.settings.max_attempts
             if not found.cancelled and not exhausted:
-                if self._queue.enqueue(item):
+                if self._queue.enqueue(item, begun=bool(found.attempts)):
                     counts.enqueued.append(item)
                     logger.info("enqueued again item=%s kind=%s attempts=%d", item, kind_of(item), found.counted)
                 return

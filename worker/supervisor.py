@@ -119,7 +119,7 @@ class Supervisor:
             else:
                 how, again = self._hold(item, token)
                 if again:
-                    self._service.queue.enqueue(item)
+                    self._service.queue.enqueue(item, begun=True)
         except (Down, Unavailable) as error:
             # Nothing is lost: the reconciler finds the item without a lease.
             logger.warning("gave up item=%s error=%s", item, error)

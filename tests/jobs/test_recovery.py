@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from jobs import layout
+from jobs.queue import celery_app
 from jobs.service import Service
 
 RECIPE = {"select": {"algorithm": "magnitude", "sparsity": 0.5}}
@@ -131,8 +132,29 @@ def test_exhausted_job_fails_with_what_was_seen(service: Service, job: str) -> N
     assert seen[0] == seen[2] == "The worker was lost: it stopped without a word."
 
 
+def lose_messages(service: Service, item: str) -> None:
+    """Drop every message, and the note that one was sent for this item."""
+    service.clock.redis.delete(*service.clock.redis.keys("pruning:celery:*"), f"pruning:hint:{item}")
+
+
+def test_begun_work_goes_before_new_work(service: Service, job: str) -> None:
+    lose_messages(service, job)
+    service.queue.enqueue("job_" + "0" * 26)
+    service.queue.enqueue(job, begun=True)
+    assert service.queue.length("jobs") == 2
+    assert service.queue.waiting("jobs") == {"job_" + "0" * 26, job}
+    received: list[str] = []
+    app = celery_app(service.settings)
+    with app.connection_for_read() as connection, connection.SimpleQueue(app.amqp.queues["jobs"]) as queue:
+        for _ in range(2):
+            message = queue.get(timeout=10)
+            received.append(message.headers["item"])
+            message.ack()
+    assert received == [job, "job_" + "0" * 26]
+
+
 def test_lost_message_is_sent_again_once(service: Service, job: str) -> None:
-    service.clock.redis.delete("pruning:celery:jobs", f"pruning:hint:{job}")
+    lose_messages(service, job)
     assert service.reconcile().enqueued == [job]
     for _ in range(5):
         assert service.reconcile().enqueued == []
@@ -141,7 +163,7 @@ def test_lost_message_is_sent_again_once(service: Service, job: str) -> None:
 
 
 def test_leased_job_is_left_alone(service: Service, job: str) -> None:
-    service.clock.redis.delete("pruning:celery:jobs", f"pruning:hint:{job}")
+    lose_messages(service, job)
     token = service.clock.claim(job)
     assert token is not None
     assert service.reconcile().enqueued == []
@@ -186,13 +208,14 @@ def test_one_reconciler_at_a_time(service: Service) -> None:
 def test_item_that_redis_never_heard_of(service: Service, job: str) -> None:
     """Redis was down when the job came and is back, with all it knew before."""
     service.index.remove(job)
-    service.clock.redis.delete("pruning:celery:jobs", f"pruning:hint:{job}")
+    lose_messages(service, job)
     assert service.reconcile().enqueued == []
     service.reconciler.remember(job)
     assert service.reconcile().enqueued == [job]
     # Should that process have died, the next comparison with the bucket finds it.
     service.index.remove(job)
-    service.clock.redis.delete("pruning:celery:jobs", f"pruning:hint:{job}", "pruning:scanned")
+    lose_messages(service, job)
+    service.clock.redis.delete("pruning:scanned")
     counts = service.reconcile()
     assert (counts.rescanned, counts.enqueued) == (True, [job])
 
@@ -201,7 +224,7 @@ def test_deleted_upload_is_dropped(service: Service) -> None:
     upload = service.create_upload("model", iter([b"x"])).id
     settle(service)
     service.bucket.delete_prefix(layout.prefix(upload))
-    service.clock.redis.delete("pruning:celery:inspections", f"pruning:hint:{upload}")
+    lose_messages(service, upload)
     assert service.reconcile().settled == [upload]
     assert service.index.open("model") == []
     assert service.reconcile().open == 0
