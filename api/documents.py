@@ -113,6 +113,7 @@ class Attempt(Answer):
     started_at: datetime
     released: str | None = Field(description="Why the worker gave it back; such an attempt is not counted.")
     problem: Document | None = Field(description="What was seen, if it ended without an outcome.")
+    ended_at: datetime | None = Field(description="When it was released, or seen to have ended without an outcome.")
 
 
 class Job(Answer):

@@ -15,7 +15,7 @@ from api.errors import InvalidRequest, MalformedRequest, UnsupportedContentType
 from api.json_bodies import read_json
 from api.problems import invalid_request, responses
 from api.services import JobId, WithContext, WithService
-from jobs.errors import Conflict, NotFound, RejectedUpload, TooLarge, Unavailable
+from jobs.errors import Conflict, NotFound, QuotaExceeded, RejectedUpload, StorageFull, TooLarge, Unavailable
 from jobs.records import JobView
 from jobs.states import JobState
 from pruning_core.errors import RecipeError
@@ -42,7 +42,7 @@ _BODY = {"application/json": {"schema": {"$ref": "#/components/schemas/JobReques
         202: {"description": "The job is recorded and queued.", "headers": _LOCATION | waiting.APPLIED},
         **responses(
             *(MalformedRequest, NotFound, Conflict, TooLarge, UnsupportedContentType),
-            *(InvalidRequest, RecipeError, RejectedUpload, Unavailable),
+            *(InvalidRequest, RecipeError, RejectedUpload, QuotaExceeded, StorageFull, Unavailable),
         ),
     },
     openapi_extra={"requestBody": {"required": True, "content": _BODY}},

@@ -46,6 +46,8 @@ def problem_response(error: PruningError, headers: Mapping[str, str] | None = No
         extra["WWW-Authenticate"] = (
             f'Bearer realm="pruning-service", error="insufficient_scope", scope="{error.expected}"'
         )
+    if "retry_after" in error.extensions:
+        extra["Retry-After"] = str(error.extensions["retry_after"])
     if error.status == 429 or isinstance(error, Unavailable):
         extra.setdefault("Retry-After", _RETRY_SECONDS)
     body = json.dumps(document, ensure_ascii=False, default=str).encode("utf-8", "replace")

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from api import digests
 from api.bodies import FormFile, blocks, check_declared_size, chunks, form_limit
@@ -16,7 +17,7 @@ from api.problems import responses
 from api.services import Context, WithContext, WithService
 from api.sniff import SNIFFED_BYTES, describe, sniff
 from api.transfers import store
-from jobs.errors import Conflict, DigestMismatch, NotFound, TooLarge, Unavailable, UnsupportedMedia
+from jobs.errors import Conflict, DigestMismatch, NotFound, StorageFull, TooLarge, Unavailable, UnsupportedMedia
 from jobs.ids import UPLOAD_KINDS, UploadKind, is_id
 
 _EXAMPLE: dict[UploadKind, str] = {
@@ -47,7 +48,7 @@ def router(kind: UploadKind) -> APIRouter:
             201: {"headers": {"Location": {"description": f"/{plural}/<id>", "schema": {"type": "string"}}}},
             **responses(
                 *(MalformedRequest, UploadStalled, TooLarge, UnsupportedMedia, UnsupportedContentType),
-                *(DigestMismatch, EmptyBody, InvalidRequest, Unavailable),
+                *(DigestMismatch, EmptyBody, InvalidRequest, StorageFull, Unavailable),
             ),
         },
     }
@@ -171,6 +172,8 @@ async def receive(
             raise InvalidRequest("Content-Digest and ?sha256= differ.", expected=expected, received=announced)
         expected = announced
     check_declared_size(request, limit)
+    declared = request.headers.get("content-length", "")
+    await run_in_threadpool(context.service.expect_upload, int(declared) if declared.isdecimal() and not form else 0)
     body: AsyncIterator[bytes] = chunks(request, limit=limit, idle_seconds=context.api.idle_seconds)
     body = blocks(form.stream(body) if form is not None else body)
     first = await _head(body)

@@ -75,6 +75,23 @@ class AttemptsExhausted(PruningError):  # noqa: N818
     status = 500
 
 
+class QuotaExceeded(PruningError):  # noqa: N818
+    """The tenant has used up one of its quotas; there will be room again later."""
+
+    slug = "quota-exceeded"
+    title = "Quota exceeded"
+    status = 429
+
+
+class StorageFull(PruningError):  # noqa: N818
+    """The tenant may store no more; waiting does not help, deleting does."""
+
+    slug = "storage-full"
+    title = "No room in the quota"
+    # Not 429 or 507: both invite to try the same again later. Not 413: the same file fits when others are gone.
+    status = 403
+
+
 class Unavailable(PruningError):  # noqa: N818
     """A part of the service (bucket or Redis) does not answer; try again."""
 

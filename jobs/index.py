@@ -123,6 +123,14 @@ class Index:
         """Return how many open items there are, older than ``before``."""
         return self._redis.zlexcount(_OPEN + kind, "-", "+" if before is None else f"({before}")
 
+    def count_open_of(self, kind: Kind, tenant: str) -> int:
+        """Return how many open items of a kind a tenant has."""
+        return self._redis.zintercard(2, [_OPEN + kind, _list(kind, tenant)])
+
+    def all(self, tenant: str) -> list[str]:
+        """Return all items of a tenant, of every kind."""
+        return [item for kind in KINDS for item in cast(list[str], self._redis.zrange(_list(kind, tenant), 0, -1))]
+
     def newest(self, kind: Kind, before: str | None, limit: int, tenant: str = DEFAULT) -> list[str]:
         """Return up to ``limit`` ids of a tenant, older than ``before``, newest first."""
         start = "+" if before is None else f"({before}"

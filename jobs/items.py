@@ -8,8 +8,9 @@ from typing import Any
 
 from jobs import layout
 from jobs.clock import Down
-from jobs.ids import Kind, is_id
+from jobs.ids import Kind, is_id, kind_of
 from jobs.ledger import Item, Ledger
+from jobs.quotas import Quotas
 from jobs.tenants import DEFAULT, is_tenant, owner
 
 
@@ -20,11 +21,11 @@ class Items:
     tenant's list be rebuilt from keys alone. The default tenant has none: its items cost no further request.
     """
 
-    def __init__(self, ledger: Ledger, tenant: str, announce: Callable[[str, str], None]) -> None:
+    def __init__(self, ledger: Ledger, tenant: str, quotas: Quotas, announce: Callable[[str, str], None]) -> None:
         if not is_tenant(tenant):
             raise ValueError(f"not the name of a tenant: {tenant[:80]!r}")
         self.tenant = tenant
-        self._ledger, self._announce = ledger, announce
+        self._ledger, self._quotas, self._announce = ledger, quotas, announce
         self._bucket, self._index = ledger.bucket, ledger.index
 
     def read(self, item: str) -> Item | None:
@@ -41,11 +42,21 @@ class Items:
 
         Returns:
             Whether this call recorded it.
+
+        Raises:
+            QuotaExceeded: The tenant may make no further job now.
+            StorageFull: The tenant may store no more.
         """
-        if self.tenant != DEFAULT:
-            self._bucket.put_json(layout.marker(self.tenant, item), {"id": item})
-            request = {**request, "tenant": self.tenant}
-        return self._bucket.write_once(layout.request(item), request)
+        is_job = kind_of(item) == "job"
+        with self._quotas.admitted(self.tenant, *((item,) if is_job else ()), stored=request.get("size")):
+            if self.tenant != DEFAULT:
+                self._bucket.put_json(layout.marker(self.tenant, item), {"id": item})
+                request = {**request, "tenant": self.tenant}
+            return self._bucket.write_once(layout.request(item), request)
+
+    def expect(self, *, stored: int | None = None) -> None:
+        """Refuse early what `record` would refuse: a job, or an upload of so many bytes."""
+        self._quotas.expect(self.tenant, stored=stored)
 
     def announce(self, item: str) -> None:
         """Note a new item in Redis and hint the workers."""

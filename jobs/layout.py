@@ -93,6 +93,16 @@ def key_markers(tenant: str) -> str:
     return f"{MARKERS}{tenant}/keys/"
 
 
+def quota(tenant: str) -> str:
+    """Return where a tenant's own limits lie."""
+    return f"quotas/{tenant}.json"
+
+
+def usage(tenant: str, what: str, when: str) -> str:
+    """Return the prefix of objects whose names say what a tenant used in a day or month."""
+    return f"usage/{tenant}/{what}/{when}/"
+
+
 def marked(key: str) -> tuple[str, str] | None:
     """Return item and tenant of a marker; None if the key is none.
 

@@ -20,6 +20,8 @@ from jobs.recall import Recall
 from jobs.records import Attempt, now
 from jobs.settings import Settings
 from jobs.states import Event, State, after, first
+from jobs.tenants import owner
+from jobs.usage import charge
 
 _GIVEN_BACK = "released"
 _ENDED = "ended"
@@ -148,11 +150,13 @@ class Ledger:
 
     def give_back(self, item: str, attempt: Attempt, reason: str) -> None:
         """Record that the attempt was broken off through no fault of the item: it does not count."""
-        self.bucket.write_once(layout.attempt(item, attempt.number, _GIVEN_BACK), {"released": reason})
+        self.bucket.write_once(
+            layout.attempt(item, attempt.number, _GIVEN_BACK), {"released": reason, "ended_at": now()}
+        )
 
     def lost(self, item: str, attempt: Attempt, problem: dict[str, Any]) -> None:
         """Record how an attempt ended that came to nothing; it counts."""
-        self.bucket.write_once(layout.attempt(item, attempt.number, _ENDED), {"problem": problem})
+        self.bucket.write_once(layout.attempt(item, attempt.number, _ENDED), {"problem": problem, "ended_at": now()})
 
     # -- outcome ---------------------------------------------------------------------------------------------------
 
@@ -185,9 +189,20 @@ class Ledger:
                 event, problem, result, artifacts = "cancel", None, None, None
             attempts = found.attempts
             before = after(item.kind, first(item.kind), "start") if attempt else found.state(leased=None)
+            ended_at = now()
+            if item.kind == "job" and attempts:
+                charge(
+                    self.bucket,
+                    self.settings,
+                    owner(found.request),
+                    item.id,
+                    attempts,
+                    current=attempt,
+                    now=ended_at,
+                )
             document = {
                 "state": after(item.kind, before, event),
-                "ended_at": now(),
+                "ended_at": ended_at,
                 "started_at": attempts[-1].model_dump(mode="json")["started_at"] if attempts else None,
                 "attempt": attempt.number if attempt else len(attempts),
                 "attempts": [entry.model_dump(mode="json") for entry in attempts],

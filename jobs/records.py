@@ -28,6 +28,7 @@ class Attempt(View):
         default=None, description="Why the worker gave it back; such an attempt is not counted."
     )
     problem: dict[str, Any] | None = Field(default=None, description="What was seen, if it ended without an outcome.")
+    ended_at: datetime | None = Field(default=None, description="When it was released or seen to have ended.")
 
     @property
     def closed(self) -> bool:

@@ -19,6 +19,7 @@ from jobs.items import Items
 from jobs.ledger import Ledger
 from jobs.paging import Pager
 from jobs.queue import QUEUES, Queue
+from jobs.quotas import Quotas
 from jobs.reconciler import Counts, Reconciler
 from jobs.records import JobView, UploadView, now
 from jobs.s3 import Stored
@@ -27,6 +28,7 @@ from jobs.states import ENDED
 from jobs.submission import Submissions
 from jobs.tenants import DEFAULT
 from jobs.uploads import PendingUpload, Uploads
+from jobs.usage import Usage
 from jobs.views import Views
 
 
@@ -47,6 +49,8 @@ class Service:
         self._views = Views(self.ledger, self.clock, self.index)
         # Reading a page of items is many small reads of the bucket; they overlap.
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="jobs")
+        usage = Usage(self.settings, self.bucket, self.clock, self.index, self._threads)
+        self.quotas = Quotas(self.settings, self.bucket, self.clock, usage)
         self._bind(DEFAULT)
 
     def of(self, tenant: str) -> Service:
@@ -57,7 +61,7 @@ class Service:
 
     def _bind(self, tenant: str) -> None:
         self.tenant = tenant
-        self._items = Items(self.ledger, tenant, self._note)
+        self._items = Items(self.ledger, tenant, self.quotas, self._note)
         self._pager = Pager(self.bucket, self.index, self._threads, tenant)
         self._submissions = Submissions(self.ledger, self._views, self._items)
         self.uploads = Uploads(self.ledger, self._views, self._pager, self._items)
@@ -107,6 +111,14 @@ class Service:
         except BaseException:
             pending.abort()
             raise
+
+    def expect_upload(self, size: int) -> None:
+        """Refuse early an upload of so many bytes, if the tenant has no room for it.
+
+        Raises:
+            StorageFull: It has none.
+        """
+        self._items.expect(stored=size)
 
     def get_upload(self, upload: str) -> UploadView | None:
         """Return the upload, or None if there is none of this id."""

@@ -39,6 +39,13 @@ class Settings(BaseSettings):
     max_attempts: int = Field(default=3, ge=1)
     shutdown_seconds: float = Field(default=20.0, gt=0, description="For a stopping worker to hand back its job.")
 
+    quota_stored_bytes: int | None = Field(
+        default=None, ge=0, description="Quotas: of each tenant that has no limits of its own (python -m cli.quotas)."
+    )
+    quota_open_jobs: int | None = Field(default=None, ge=0)
+    quota_jobs_per_day: int | None = Field(default=None, ge=0)
+    quota_pruning_seconds_per_month: int | None = Field(default=None, ge=0)
+
     work_dir: Path = Field(
         default_factory=lambda: Path(tempfile.gettempdir()) / "pruning-work",
         description="Scratch space of the worker; emptied of what dead processes left there.",

@@ -126,6 +126,7 @@ class Submissions:
         return items
 
     def _record(self, job: str, checked: dict[str, Any]) -> JobView:
+        self._items.expect()
         request = {"id": job, "kind": "job", "created_at": now(), **logs.origin(), **checked}
         if self._items.record(job, request):
             self._items.announce(job)
