@@ -8,6 +8,7 @@ from types import FrameType
 import uvicorn
 
 from api.app import app
+from api.protocol import PatientProtocol
 from api.services import Context
 from api.settings import ApiSettings, is_loopback
 from jobs import logs
@@ -40,6 +41,9 @@ def main() -> int:
         app,
         host=settings.host,
         port=settings.port,
+        http=PatientProtocol,
+        ws="none",
+        limit_concurrency=settings.max_connections,
         server_header=False,
         # Ours: with ids, and without the query (api.access_log).
         access_log=False,

@@ -16,6 +16,7 @@ from api import algorithms, artifacts, events, health, jobs, keys, openapi, plan
 from api.access_log import AccessLog
 from api.auth import Authenticate, Authorised
 from api.guard import Guard, Linger, PlainPaths
+from api.rates import Rates
 from api.services import Context
 from api.settings import ApiSettings
 from api.upkeep import Upkeep
@@ -43,6 +44,7 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
         app.state.context = Context(
             service=service,
             keys=Keys(service.bucket, service.clock),
+            rates=Rates(service.settings.redis_url, service.settings.redis_timeout),
             settings=service.settings,
             api=own,
             uploads=anyio.CapacityLimiter(own.max_transfers),
@@ -57,6 +59,7 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
             yield
         finally:
             watching.cancel()
+            await app.state.context.rates.close()
             await run_in_threadpool(upkeep.stop, own.shutdown_seconds)
             await run_in_threadpool(service.close)
 

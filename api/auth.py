@@ -8,21 +8,25 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Never
+from typing import TYPE_CHECKING, Never
 
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import InsufficientScope, Unauthenticated
+from api.errors import InsufficientScope, RateLimited, Unauthenticated
 from api.problems import problem_response
+from api.rates import Rate, Rates, peer_name
 from api.settings import ApiSettings
 from jobs.errors import Unavailable
-from jobs.keys import TRUSTED_SECONDS, Keys, includes
+from jobs.keys import TRUSTED_SECONDS, Key, Keys, includes
 from jobs.keys import Scope as KeyScope
 from jobs.tenants import DEFAULT
 from pruning_core.errors import PruningError
+
+if TYPE_CHECKING:
+    from api.services import Context
 
 #: What anybody may call: it says nothing about anybody's items.
 OPEN = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz"})
@@ -54,6 +58,8 @@ class Authenticate:
     def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
         self.app = app
         self.settings = settings
+        self._calls = Rate(per_second=settings.rate_per_second, burst=settings.rate_burst)
+        self._failures = Rate(per_second=settings.failures_per_minute / 60, burst=settings.failures_burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through as somebody, or answer 401; without keys everybody is the default tenant."""
@@ -65,21 +71,61 @@ class Authenticate:
             state["caller"] = ANYBODY
             await self.app(scope, receive, send)
             return
-        keys: Keys = scope["app"].state.context.keys
+        context: Context = scope["app"].state.context
         try:
-            token = bearer(Headers(scope=scope))
-            key = keys.remembered(token) or await run_in_threadpool(keys.check, token)
+            token, key = await self._let_in(scope, context.keys, context.rates)
+            verdict = await context.rates.take(f"key:{key.id}", self._calls)
+            if not verdict.allowed:
+                raise RateLimited(
+                    "This key calls too often.",
+                    expected=f"at most {self._calls.per_second:g} calls a second, {self._calls.burst} at once",
+                    advice="Wait, or follow a job with GET /jobs/{id}/events instead of polling.",
+                    retry_after=verdict.retry_after,
+                )
+        except PruningError as error:
+            await problem_response(error)(scope, receive, send)
+            return
+        state["caller"] = Caller(tenant=key.tenant, scope=key.scope, key=key.id)
+        await self.app(scope, _while_valid(receive, context.keys, token), _with(send, verdict.headers()))
+
+    async def _let_in(self, scope: Scope, keys: Keys, rates: Rates) -> tuple[str, Key]:
+        """Return token and key of a request.
+
+        A key that was good a moment ago comes in whatever its neighbours behind the same address do; anything else
+        is looked at only while that address has not failed too often.
+        """
+        headers, peer = Headers(scope=scope), f"peer:{peer_name((scope.get('client') or [None])[0])}"
+        given = headers.getlist("authorization")
+        if len(given) == 1 and (key := keys.remembered(bearer_in(given[0]))) is not None:
+            return bearer_in(given[0]), key
+        verdict = await rates.take(peer, self._failures, cost=0)
+        if not verdict.allowed:
+            raise RateLimited(
+                "Too many calls without a valid key came from your address.", retry_after=verdict.retry_after
+            )
+        try:
+            token = bearer(headers)
+            key = await run_in_threadpool(keys.check, token)
             if key is None:
                 raise Unauthenticated(
                     "This key opens nothing: it is unknown, expired or revoked.",
                     expected="a valid key",
                     advice="Make a new one, or ask whoever administers this service.",
                 )
-        except PruningError as error:
-            await problem_response(error)(scope, receive, send)
-            return
-        state["caller"] = Caller(tenant=key.tenant, scope=key.scope, key=key.id)
-        await self.app(scope, _while_valid(receive, keys, token), send)
+        except Unauthenticated:
+            await rates.take(peer, self._failures)
+            raise
+        return token, key
+
+
+def _with(send: Send, headers: dict[str, str]) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": list(message.get("headers", ()))}
+            MutableHeaders(scope=message).update(headers)
+        await send(message)
+
+    return sending
 
 
 def _while_valid(receive: Receive, keys: Keys, token: str) -> Receive:
@@ -118,15 +164,21 @@ def bearer(headers: Headers) -> str:
         Unauthenticated: There is none, or it is not said as RFC 6750 has it.
     """
     given = headers.getlist("authorization")
-    scheme, _, token = (given[0] if len(given) == 1 else "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
+    token = bearer_in(given[0]) if len(given) == 1 else ""
+    if not token:
         raise Unauthenticated(
             "This call needs an API key." if not given else "The Authorization header cannot be read.",
             expected="one header Authorization: Bearer prk_…",
             advice="An administrator makes keys: POST /keys, or `python -m cli.keys create` for the first.",
             challenged=not given,
         )
-    return token.strip()
+    return token
+
+
+def bearer_in(header: str) -> str:
+    """Return the token in one Authorization header, or an empty text."""
+    scheme, _, token = header.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def caller(request: Request) -> Caller:

@@ -72,6 +72,14 @@ class InsufficientScope(PruningError):  # noqa: N818
     status = 403
 
 
+class RateLimited(PruningError):  # noqa: N818
+    """Too many calls of this key, or without a valid key from this address; `Retry-After` says when to go on."""
+
+    slug = "rate-limited"
+    title = "Too many requests"
+    status = 429
+
+
 class ForeignOrigin(PruningError):  # noqa: N818
     """A page of another web site tried to change something."""
 

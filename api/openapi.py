@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse
 from api.auth import OPEN, SCOPE, scope_of
 from api.docs_page import page
 from api.documents import Job, JobRequest, Upload
-from api.errors import InsufficientScope, Unauthenticated
+from api.errors import InsufficientScope, RateLimited, Unauthenticated
 from api.keys import KeyRequest
 from api.plans import PlanRequest
 from api.problems import MEDIA_TYPE, SCHEMA, responses
@@ -121,7 +121,7 @@ def _secure(document: dict[str, Any], keys: bool) -> None:
             scope = operation.setdefault(SCOPE, scope_of(verb))
             if keys:
                 operation["security"] = [{"key": [scope]}]
-            for status, described in responses(Unauthenticated, InsufficientScope).items():
+            for status, described in responses(Unauthenticated, InsufficientScope, RateLimited).items():
                 operation["responses"].setdefault(str(status), described)
 
 

@@ -9,6 +9,7 @@ import anyio
 from fastapi import Depends, Path, Request
 
 from api.auth import Caller, caller
+from api.rates import Rates
 from api.settings import ApiSettings
 from api.watching import Streams, Watcher
 from jobs.keys import Keys
@@ -23,6 +24,7 @@ class Context:
 
     service: Service
     keys: Keys
+    rates: Rates
     settings: Settings
     api: ApiSettings
     uploads: anyio.CapacityLimiter

@@ -32,6 +32,11 @@ class ApiSettings(BaseSettings):
         default=(),
         description="Web origins (scheme://host:port) that may change things besides the api's own, comma-separated.",
     )
+    rate_per_second: float = Field(default=50.0, gt=0, description="Calls of one key, in the long run.")
+    rate_burst: int = Field(default=200, ge=1, description="Calls of one key at once, after a pause.")
+    failures_per_minute: float = Field(default=30.0, gt=0, description="Calls without a valid key, of one address.")
+    failures_burst: int = Field(default=30, ge=1)
+    max_connections: int = Field(default=2000, ge=1, description="At one time; more are answered 503 at once.")
     max_json_bytes: int = Field(default=2**20, gt=0, description="Of a JSON body.")
     max_wait_seconds: int = Field(default=60, ge=0, description="Of `Prefer: wait=N`.")
     max_streams: int = Field(default=1000, ge=1, description="Clients that follow or wait for jobs at one time.")

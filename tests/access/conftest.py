@@ -20,7 +20,9 @@ Calling = Callable[..., httpx.Client]
 def guarded(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[live_api.Api]:
     """An api that requires keys; no worker runs."""
     folder = tmp_path_factory.mktemp("guarded")
-    with live_api.api({**servers, "PRUNING_S3_BUCKET": "access-tests"}, folder, api_keys="required") as started:
+    with live_api.api(
+        {**servers, "PRUNING_S3_BUCKET": "access-tests"}, folder, api_keys="required", api_failures_burst="10000"
+    ) as started:
         started.service.bucket.ensure()
         yield started
 
