@@ -12,7 +12,7 @@ import anyio
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from api import algorithms, artifacts, events, health, jobs, keys, openapi, plans, problems, quotas, uploads
+from api import algorithms, artifacts, events, health, jobs, keys, openapi, plans, problems, quotas, uploads, webhooks
 from api.access_log import AccessLog
 from api.auth import Authenticate, Authorised
 from api.guard import Guard, Linger, PlainPaths
@@ -77,7 +77,7 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
     )
     routers = (
         *uploads.routers(),
-        *(plans.router, jobs.router, events.router, artifacts.router, keys.router, quotas.router),
+        *(plans.router, jobs.router, events.router, artifacts.router, keys.router, quotas.router, webhooks.router),
         *(algorithms.router, health.router, openapi.router),
     )
     for router in routers:

@@ -19,6 +19,7 @@ from api.keys import KeyRequest
 from api.plans import PlanRequest
 from api.problems import MEDIA_TYPE, SCHEMA, responses
 from api.recipe_schema import recipe_schema
+from api.webhooks import WebhookRequest
 from pruning_core.report import Report
 
 router = APIRouter(include_in_schema=False)
@@ -91,6 +92,7 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     _add(schemas, "JobRequest", JobRequest.model_json_schema())
     _add(schemas, "PlanRequest", PlanRequest.model_json_schema())
     _add(schemas, "KeyRequest", KeyRequest.model_json_schema())
+    _add(schemas, "WebhookRequest", WebhookRequest.model_json_schema())
     for request in ("JobRequest", "PlanRequest"):
         schemas[request]["properties"]["recipe"] = {"$ref": _REF.format(model="Recipe")}
     for operations in document["paths"].values():

@@ -26,17 +26,20 @@ class Upkeep:
             first: Called once, when the bucket is there.
         """
         self._service, self._first = service, first
+        self._sender = service.sender()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
 
     def start(self) -> None:
         """Start; returns at once, also while the bucket's server is not up yet."""
         self._thread.start()
+        self._sender.start()
 
     def stop(self, seconds: float) -> None:
         """Let the current round end."""
         self._stop.set()
         self._thread.join(seconds)
+        self._sender.stop(seconds)
 
     def _run(self) -> None:
         self._make_bucket()

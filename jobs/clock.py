@@ -158,6 +158,18 @@ class Clock:
         """Return whether the item was deleted a short while ago."""
         return bool(self.redis.exists(f"{_KEY}deleted:{item}"))
 
+    def note_ended(self, item: str) -> None:
+        """Note that an item has its outcome, for whoever is to tell others."""
+        self.redis.sadd(f"{_KEY}ended", item)
+
+    def ended(self) -> set[str]:
+        """Return the items that have ended and that nobody was told of yet, as far as Redis knows."""
+        return cast(set[str], self.redis.smembers(f"{_KEY}ended"))
+
+    def told(self, item: str) -> None:
+        """Take such a note back."""
+        self.redis.srem(f"{_KEY}ended", item)
+
     # -- hints and signs of life -----------------------------------------------------------------------------------
 
     def hint(self, item: str) -> bool:

@@ -50,6 +50,18 @@ def is_id(kind: Kind, text: str) -> bool:
     return text.startswith(_PREFIX[kind]) and _PATTERN.fullmatch(text) is not None
 
 
+def milliseconds(item: str) -> int:
+    """Return the Unix milliseconds at which a well-formed id was made.
+
+    >>> milliseconds("job_01JD3Z8Q9W3V6Y6T0B1C2D3E4F")
+    1732093795132
+    """
+    value = 0
+    for letter in item[-26:-16]:
+        value = value << 5 | _ALPHABET.index(letter)
+    return value
+
+
 def kind_of(item: str) -> Kind:
     """Return the kind of a well-formed id.
 

@@ -49,6 +49,9 @@ class Items:
         """
         is_job = kind_of(item) == "job"
         with self._quotas.admitted(self.tenant, *((item,) if is_job else ()), stored=request.get("size")):
+            if is_job:
+                # Webhooks are told of its end whatever happens from here on (jobs.webhooks.outbox).
+                self._bucket.put_json(layout.to_tell(item), {"id": item})
             if self.tenant != DEFAULT:
                 self._bucket.put_json(layout.marker(self.tenant, item), {"id": item})
                 request = {**request, "tenant": self.tenant}

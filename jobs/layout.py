@@ -8,6 +8,8 @@ from jobs.ids import Kind, is_id, kind_of
 from jobs.tenants import DEFAULT, is_tenant
 
 _FOLDER: dict[Kind, str] = {"job": "jobs/", "model": "models/", "dataset": "datasets/", "mask": "masks/"}
+#: The prefix of the jobs whose end is still to be told.
+TO_TELL = "outbox/jobs/"
 #: The prefix of all markers of all tenants.
 MARKERS = "tenants/"
 
@@ -55,6 +57,11 @@ def attempt(item: str, number: int, event: str) -> str:
 def artifact(item: str, number: int, token: str, name: str) -> str:
     """Return the key of an artifact; the token keeps two attempts of one number apart."""
     return f"{attempts(item)}{number}-{token}/{name}"
+
+
+def to_tell(job: str) -> str:
+    """Return the key that says that the end of a job is still to be told to webhooks."""
+    return f"{TO_TELL}{job}"
 
 
 def checkpoints(job: str) -> str:

@@ -222,6 +222,7 @@ class Ledger:
         with suppress(Down, Unavailable):
             if kind_of(item) == "job":
                 self.bucket.delete_prefix(layout.checkpoints(item))
+                self.clock.note_ended(item)
             self.index.close(item)
             self.clock.forget(item)
 

@@ -30,6 +30,9 @@ from jobs.tenants import DEFAULT
 from jobs.uploads import PendingUpload, Uploads
 from jobs.usage import Usage
 from jobs.views import Views
+from jobs.webhooks.outbox import Outbox
+from jobs.webhooks.registry import Webhooks
+from jobs.webhooks.sender import Sender
 
 
 class Service:
@@ -46,6 +49,7 @@ class Service:
         self.queue = Queue(self.settings, self.clock)
         self.ledger = Ledger(self.settings, self.bucket, self.clock, self.index)
         self.reconciler = Reconciler(self.ledger, self.clock, self.index, self.queue)
+        self.outbox = Outbox(self.settings, self.bucket, self.clock, self.index, self.ledger)
         self._views = Views(self.ledger, self.clock, self.index)
         # Reading a page of items is many small reads of the bucket; they overlap.
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="jobs")
@@ -65,6 +69,7 @@ class Service:
         self._pager = Pager(self.bucket, self.index, self._threads, tenant)
         self._submissions = Submissions(self.ledger, self._views, self._items)
         self.uploads = Uploads(self.ledger, self._views, self._pager, self._items)
+        self.webhooks = Webhooks(self.settings, self.bucket, self.clock, self.outbox, tenant)
 
     def close(self) -> None:
         """Close all connections, also those of every `of`."""
@@ -317,6 +322,10 @@ class Service:
     def reconcile(self) -> Counts:
         """Do one round of the reconciler; call it every ``settings.reconcile_seconds``."""
         return self.reconciler.tick()
+
+    def sender(self) -> Sender:
+        """Return what delivers webhooks; start it once per process."""
+        return Sender(self.settings, self.clock, self.outbox)
 
     def ready(self) -> dict[str, bool]:
         """Return which parts answer: ``bucket``, ``redis``, ``worker`` (each queue is served by a live worker)."""

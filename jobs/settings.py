@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 GiB = 2**30
 
@@ -50,6 +51,20 @@ class Settings(BaseSettings):
         default_factory=lambda: Path(tempfile.gettempdir()) / "pruning-work",
         description="Scratch space of the worker; emptied of what dead processes left there.",
     )
+    webhook_sender: bool = Field(default=True, description="Whether this process delivers webhooks.")
+    webhook_allow_http: bool = Field(default=False, description="Also send to http:// URLs.")
+    webhook_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Private networks that webhooks may reach, as 10.1.0.0/16, comma-separated."
+    )
+    webhook_schedule: tuple[float, ...] = Field(
+        default=(0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400),
+        min_length=1,
+        description="The pause before each attempt; jitter is added. As JSON.",
+    )
+    webhook_timeout_seconds: float = Field(default=15.0, gt=0, description="Of one attempt, from name to answer.")
+    webhook_grace_seconds: float = Field(default=86400.0, ge=0, description="A replaced secret signs for so long.")
+    max_webhooks: int = Field(default=20, ge=1, description="Of one tenant.")
+
     device: str = Field(default="auto", description="'auto', 'cpu' or 'cuda'.")
     job_memory_bytes: int = Field(default=16 * GiB, gt=0)
     job_cpu_seconds: int = Field(default=24 * 3600, gt=0, description="CPU seconds over all cores.")
@@ -62,3 +77,9 @@ class Settings(BaseSettings):
     inspection_cpu_seconds: int = Field(default=600, gt=0)
     inspection_wall_seconds: float = Field(default=300.0, gt=0)
     inspection_file_bytes: int = Field(default=64 * 2**20, gt=0)
+
+    @field_validator("webhook_networks", mode="before")
+    @classmethod
+    def _networks(cls, value: Any) -> Any:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(str(ip_network(part.strip())) for part in parts if part.strip())

@@ -75,6 +75,8 @@ class Lifecycle:
 
     def _keep(self, queues: list[str]) -> None:
         service = Service(self._settings)
+        sender = service.sender()
+        sender.start()
         pause = min(self._settings.heartbeat_seconds, self._settings.reconcile_seconds)
         while not self._ended.wait(pause):
             try:
@@ -84,6 +86,7 @@ class Lifecycle:
             except Exception:
                 # A defect here must not silently end the recovery of jobs.
                 logger.exception("the keeper failed; it goes on")
+        sender.stop(self._settings.shutdown_seconds / 2)
         service.close()
 
     # -- pool child ------------------------------------------------------------------------------------------------
