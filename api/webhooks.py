@@ -217,9 +217,7 @@ def test(id: WebhookId, service: WithService) -> Delivery:
     responses=responses(NotFound, InvalidRequest, Unavailable),
     openapi_extra=_WRITE,
 )
-def deliveries(
-    id: WebhookId, service: WithService, limit: Annotated[int, Query(ge=1, le=200)] = 50
-) -> Page[Delivery]:
+def deliveries(id: WebhookId, service: WithService, limit: Annotated[int, Query(ge=1, le=200)] = 50) -> Page[Delivery]:
     """Return the last deliveries with their attempts."""
     return page_of([_shown(delivery) for delivery in service.webhooks.deliveries(id, limit)], None)
 

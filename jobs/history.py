@@ -27,7 +27,7 @@ def changes(view: JobView) -> list[Change]:
         found.append(Change(state="running", at=attempt.started_at, attempt=attempt.number))
         is_last = index == len(view.attempts) - 1
         if not is_last or attempt.closed or view.state == "queued":
-            found.append(Change(state="queued", attempt=attempt.number))
+            found.append(Change(state="queued", at=attempt.ended_at, attempt=attempt.number))
     if view.state in ENDED:
         found.append(Change(state=view.state, at=view.ended_at, attempt=view.attempt))
     return found

@@ -54,7 +54,7 @@ def milliseconds(item: str) -> int:
     """Return the Unix milliseconds at which a well-formed id was made.
 
     >>> milliseconds("job_01JD3Z8Q9W3V6Y6T0B1C2D3E4F")
-    1732093795132
+    1732079017276
     """
     value = 0
     for letter in item[-26:-16]:

@@ -56,10 +56,10 @@ class Settings(BaseSettings):
     webhook_networks: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Private networks that webhooks may reach, as 10.1.0.0/16, comma-separated."
     )
-    webhook_schedule: tuple[float, ...] = Field(
+    webhook_schedule: Annotated[tuple[float, ...], NoDecode] = Field(
         default=(0, 5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400),
         min_length=1,
-        description="The pause before each attempt; jitter is added. As JSON.",
+        description="The pause before each attempt; jitter is added. Comma-separated.",
     )
     webhook_timeout_seconds: float = Field(default=15.0, gt=0, description="Of one attempt, from name to answer.")
     webhook_grace_seconds: float = Field(default=86400.0, ge=0, description="A replaced secret signs for so long.")
@@ -83,3 +83,8 @@ class Settings(BaseSettings):
     def _networks(cls, value: Any) -> Any:
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(str(ip_network(part.strip())) for part in parts if part.strip())
+
+    @field_validator("webhook_schedule", mode="before")
+    @classmethod
+    def _pauses(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value

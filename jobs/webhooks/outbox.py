@@ -54,7 +54,7 @@ class Outbox:
 
     def webhooks(self, tenant: str) -> Iterator[Webhook]:
         """Yield the webhooks of a tenant."""
-        for key in self._bucket.list(records.webhooks(tenant)):
+        for key in self._documents(records.webhooks(tenant)):
             found = self._bucket.get_json(key)
             if found is not None:
                 yield Webhook.model_validate(found)
@@ -114,15 +114,17 @@ class Outbox:
 
     def deliveries(self, tenant: str, webhook: str, limit: int) -> list[Delivery]:
         """Return the last deliveries of a webhook, newest first."""
-        keys = self._bucket.list(records.deliveries(tenant, webhook), limit=limit)
+        keys = islice(self._documents(records.deliveries(tenant, webhook)), limit)
         found = (self._bucket.get_json(key) for key in keys)
         return [Delivery.model_validate(document) for document in found if document is not None]
 
+    def _documents(self, prefix: str) -> Iterator[str]:
+        # nanio lists the files that it is still writing too.
+        return (key for key in self._bucket.list(prefix) if key.endswith(".json"))
+
     def _trim(self, delivery: Delivery) -> None:
-        old = islice(
-            self._bucket.list(records.deliveries(delivery.tenant, delivery.webhook), limit=KEPT + 10), KEPT, None
-        )
-        for key in list(old):
+        keys = self._documents(records.deliveries(delivery.tenant, delivery.webhook))
+        for key in list(islice(keys, KEPT, KEPT + 10)):
             found = self._bucket.get_json(key)
             if found is not None and found["state"] != "pending":
                 self._bucket.delete(key)
@@ -149,8 +151,8 @@ class Outbox:
 
     def _sweep(self) -> set[str]:
         """Read every marker, and note what Redis does not know (any more)."""
-        for key in self._bucket.list(records.DUE):
-            self._redis.zadd(_DUE, {key[len(records.DUE) :]: 0}, nx=True)
+        for name in filter(records.is_name, (key[len(records.DUE) :] for key in self._bucket.list(records.DUE))):
+            self._redis.zadd(_DUE, {name: 0}, nx=True)
         marked = [key[len(layout.TO_TELL) :] for key in self._bucket.list(layout.TO_TELL)]
         jobs = [job for job in marked if is_id("job", job)]
         if not self._index.complete():

@@ -41,6 +41,8 @@ def post(
         with _connected(wanted, found, deadline) as connection:
             connection.request("POST", wanted.path, body=body, headers={**headers, "Connection": "close"})
             with closing(connection.getresponse()) as answer:
+                if time.monotonic() >= deadline:
+                    raise TimeoutError  # cut off, which looks like the end of the headers
                 return answer.status, _seconds(answer.getheader("Retry-After"))
     except ssl.SSLCertVerificationError as error:
         raise Failed(f"The certificate is not valid: {error.verify_message}.") from None

@@ -21,6 +21,7 @@ DUE = "outbox/deliveries/"
 _RECORDS = "deliveries/"
 _WEBHOOKS = "webhooks/"
 _ID = re.compile(r"whk_[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_NAME = re.compile(r"[a-z0-9-]+/whk_[0-9A-Z]{26}/[0-9a-f]{12}-msg_[0-9A-Z]{26}")
 _MILLISECONDS = 2**48 - 1
 
 
@@ -111,6 +112,11 @@ def name(delivery: Delivery) -> str:
     """Return what a delivery is called in the outbox; always the same for one message to one webhook."""
     milliseconds = int(delivery.created_at.timestamp() * 1000)
     return f"{delivery.tenant}/{delivery.webhook}/{_MILLISECONDS - milliseconds:012x}-{delivery.id}"
+
+
+def is_name(text: str) -> bool:
+    """Return whether this is what `name` makes."""
+    return _NAME.fullmatch(text) is not None
 
 
 def record(name: str) -> str:

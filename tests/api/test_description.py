@@ -46,6 +46,10 @@ def test_every_call_of_the_contract_is_described(document: dict[str, Any]) -> No
     }
     others = {("post", "/jobs"), ("get", "/jobs"), ("get", "/jobs/{id}"), ("post", "/jobs/{id}/cancel")}
     others |= {("get", "/jobs/{id}/events")}
+    others |= {(verb, "/webhooks") for verb in ("post", "get")}
+    others |= {(verb, "/webhooks/{id}") for verb in ("get", "delete")}
+    others |= {("post", f"/webhooks/{{id}}/{name}") for name in ("rotate", "enable", "test")}
+    others |= {("get", "/webhooks/{id}/deliveries")}
     others |= {("get", f"/jobs/{{id}}/{name}") for name in ("model", "masks", "report")}
     others |= {("post", "/plans"), ("get", "/algorithms"), ("get", "/healthz"), ("get", "/readyz")}
     others |= {(verb, "/keys") for verb in ("get", "post")} | {("get", "/keys/{id}")}

@@ -29,7 +29,8 @@ def test_each_change_is_told_in_order(http: httpx.Client, running: Cluster, tmp_
         progress = next(events)
         assert (progress.name, progress.data["progress"]) == ("progress", 0.5)
         turn.give_back()
-        assert next(events).data == {"state": "queued", "at": None, "attempt": 1}
+        given_back = next(events)
+        assert (given_back.data["state"], given_back.data["attempt"]) == ("queued", 1)
         turn = Turn(running.service, job)
         again = next(events)
         assert again.data["attempt"] == 2
