@@ -51,6 +51,7 @@ MAKERS: dict[str, Callable[[httpx.Client], str]] = {
     "datasets": lambda client: uploaded(client, "dataset"),
     "masks": lambda client: uploaded(client, "mask"),
     "jobs": job,
+    "webhooks": lambda client: str(client.post("/webhooks", json={"url": "https://203.0.113.1.invalid/"}).json()["id"]),
     "keys": lambda client: str(client.post("/keys", json={"name": "k", "scope": "read"}).json()["id"]),
 }
 

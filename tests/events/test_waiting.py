@@ -83,4 +83,4 @@ def test_two_hundred_wait_and_the_service_answers(http: httpx.Client, api: Api, 
     assert asyncio.run(everybody()) == ["cancelled"] * 200
     threads, seconds = seen
     assert threads < 100
-    assert seconds < 2
+    assert seconds < 10  # they wait for 50
