@@ -7,7 +7,7 @@ DATA   ?= data
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 BIN    := $(VENV)/bin
 
-.PHONY: env up demo test check fuzz catalogue clean
+.PHONY: env up demo test check fuzz apifuzz catalogue clean
 
 env: $(VENV)/.installed
 
@@ -38,6 +38,9 @@ check: env     ## format, lint, types, import contracts, then the suite
 fuzz: env      ## coverage-guided fuzzing of every parser, SECONDS for each (data/fuzz keeps corpus and findings)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
 	nice -n 19 $(BIN)/python -m fuzz $(or $(TARGET),all) --seconds $(or $(SECONDS),1200)
+
+apifuzz: env   ## schemathesis over every call of the document, with other data each time, for SECONDS
+	PRUNING_APIFUZZ_SECONDS=$(or $(SECONDS),600) $(BIN)/python -m pytest -q -s tests/api/test_schema_fuzz.py
 
 catalogue: env ## rewrite pruning_core/catalogue.json after an algorithm or its options changed
 	$(BIN)/python -m pruning_core.algorithms --write

@@ -30,7 +30,8 @@ Sha256 = Annotated[
     str | None,
     Query(
         description="SHA-256 of the file (hexadecimal); if it does not match, nothing is stored. "
-        "The header Content-Digest (RFC 9530) does the same for the body as sent."
+        "The header Content-Digest (RFC 9530) does the same for the body as sent.",
+        json_schema_extra={"pattern": "^[0-9a-fA-F]{64}$"},
     ),
 ]
 UploadId = Annotated[str, Path(description="Id of the upload.", examples=list(_EXAMPLE.values()))]
