@@ -178,9 +178,15 @@ def page_of(items: list[T], next_cursor: str | None) -> Page[T]:
     return Page(items=items, next_cursor=next_cursor)
 
 
-def upload_of(view: UploadView) -> Upload:
-    """Return an upload as the api shows it."""
+#: What of an inspection may be long: as long as the file has layers, arrays or masks.
+_LONG = ("layers", "unprunable", "arrays", "masks")
+
+
+def upload_of(view: UploadView, *, brief: bool = False) -> Upload:
+    """Return an upload as the api shows it; ``brief``, for lists: without what may be long in its inspection."""
     shown = view.model_dump(exclude={"kind", "format_hint"})
+    if brief and shown["inspection"] is not None:
+        shown["inspection"] = {name: value for name, value in shown["inspection"].items() if name not in _LONG}
     return Upload(**shown, links={"self": f"/{view.kind}s/{view.id}"})
 
 

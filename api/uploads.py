@@ -104,6 +104,7 @@ def router(kind: UploadKind) -> APIRouter:
     @routes.get(
         "",
         summary=f"List {plural}, newest first",
+        description="Without the layers, arrays and masks of each `inspection`: they stand in the answer for one.",
         operation_id=f"list_{plural}",
         response_model=Page[Upload],
         responses=responses(InvalidRequest, Unavailable),
@@ -114,7 +115,7 @@ def router(kind: UploadKind) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> Page[Upload]:
         views, following = service.list_uploads(kind, cursor, limit)
-        return page_of([upload_of(view) for view in views], following)
+        return page_of([upload_of(view, brief=True) for view in views], following)
 
     @routes.get(
         "/{id}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from pruning_core import pipeline
 from pruning_core.algorithms import FolderCheckpoints
 from pruning_core.calibration import Dataset, bind, read_dataset
-from pruning_core.errors import DatasetError, NothingToPrune, PruningError
+from pruning_core.errors import DatasetError, ModelError, NothingToPrune, PruningError
 from pruning_core.formats import model_format, read_model, same_bits, write_model
 from pruning_core.formats.masks import read_masks, write_masks
 from pruning_core.network import Input
@@ -25,6 +26,8 @@ from worker.measure import Meter
 
 #: Where the fraction stands when pruning itself begins and ends.
 _BEGIN, _END = 0.02, 0.95
+#: Of a model; the supervisor takes results of up to 16 MiB (`worker.sandbox`).
+_DESCRIPTION_BYTES = 12 * 2**20
 
 
 def inspect_model(folder: Path, _arguments: dict[str, Any], _report: Callable[[Progress], None]) -> dict[str, Any]:
@@ -42,7 +45,7 @@ def inspect_model(folder: Path, _arguments: dict[str, Any], _report: Callable[[P
             advice="'unprunable' says why each weight is out of reach.",
             unprunable=dict(network.unprunable),
         )
-    return {
+    found = {
         "format": model_format(path),
         "parameters": network.parameter_count,
         "layers": [
@@ -59,6 +62,13 @@ def inspect_model(folder: Path, _arguments: dict[str, Any], _report: Callable[[P
         "inputs": [{"name": i.name, "dtype": _name(i.dtype), "shape": list(i.shape)} for i in network.inputs],
         "batch": network.batch,
     }
+    if (size := len(json.dumps(found))) > _DESCRIPTION_BYTES:
+        raise ModelError(
+            "The model has more layers, or longer names, than can be described.",
+            expected=f"a description of at most {_DESCRIPTION_BYTES} bytes",
+            received=f"{size} bytes, {len(network.layers)} layers",
+        )
+    return found
 
 
 def inspect_dataset(folder: Path, _arguments: dict[str, Any], _report: Callable[[Progress], None]) -> dict[str, Any]:

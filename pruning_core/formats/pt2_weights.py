@@ -18,6 +18,7 @@ MAX_DIMENSIONS = 64
 MAX_WEIGHTS = 100_000
 #: Names are shown with every look at the model.
 MAX_NAME_LENGTH = 500
+RESERVED_NAME = "__metadata__"
 #: A tensor whose elements overlap in memory (stride 0) may claim this many elements more than its record holds.
 _MAX_OVERLAP = 2**20
 
@@ -77,6 +78,11 @@ def read_table(archive: Archive, table: str, folder: str, prefix: str) -> dict[s
     if long := next((name for name in entries if len(name) > MAX_NAME_LENGTH), None):
         raise ModelError(
             "The name of a weight is too long.", expected=f"at most {MAX_NAME_LENGTH} characters", received=len(long)
+        )
+    if RESERVED_NAME in entries:
+        raise ModelError(
+            f"A weight may not be called {RESERVED_NAME!r}: no safetensors file of masks could hold it.",
+            received=RESERVED_NAME,
         )
     return {name: _payload(name, entry, archive, folder, prefix) for name, entry in entries.items()}
 

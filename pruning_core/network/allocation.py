@@ -44,11 +44,48 @@ def _pad(a: Arguments) -> Sizes:
 def _square_pad(a: Arguments) -> Sizes:
     padding = a.get("padding", 0)
     sides = list(padding) if isinstance(padding, list | tuple) else [] if isinstance(padding, str) else [padding]
-    spatial = list(a["input"].shape[2:])
+    lead, spatial = _spatial(a["input"].shape, a["weight"].dim() - 2)
     if len(sides) == 1:
         sides *= len(spatial)
     grown = [n + 2 * abs(p) for n, p in zip(spatial, sides, strict=False)]
-    return [*a["input"].shape[:2], *grown] if grown else []
+    return [*lead, *grown] if grown else []
+
+
+def _each(a: Arguments, name: str, default: int, count: int) -> list[int]:
+    given = a.get(name, default)
+    sizes = list(given) if isinstance(given, list | tuple) else [given]
+    return sizes * count if len(sizes) == 1 else [*sizes, *[default] * (count - len(sizes))]
+
+
+def _spatial(shape: Sizes, n: int) -> tuple[list[int], list[int]]:
+    """Return the leading and the last n dimensions: a convolution's input may come without a batch."""
+    return list(shape[: len(shape) - n]), list(shape[len(shape) - n :])
+
+
+def _transposed(a: Arguments) -> Sizes:
+    kernel = a["weight"].shape[2:]
+    n = len(kernel)
+    lead, spatial = _spatial(a["input"].shape, n)
+    stride, dilation = _each(a, "stride", 1, n), _each(a, "dilation", 1, n)
+    extra = _each(a, "output_padding", 0, n)
+    grown = [
+        (size - 1) * abs(s) + abs(d) * (k - 1) + abs(e) + 1
+        for size, k, s, d, e in zip(spatial, kernel, stride, dilation, extra, strict=False)
+    ]
+    return [*lead[:-1], a["weight"].shape[1] * abs(a.get("groups", 1)), *grown]
+
+
+def _convolution(a: Arguments) -> Sizes:
+    return _transposed(a) if a.get("transposed") else _square_pad(a)
+
+
+def _unfold(a: Arguments) -> Sizes:
+    kernel, dilation, padding, stride = (list(a[name]) for name in ("kernel_size", "dilation", "padding", "stride"))
+    places = [
+        max(0, n + 2 * p - d * (k - 1) - 1) // max(1, s) + 1
+        for n, k, d, p, s in zip(a["self"].shape[-2:], kernel, dilation, padding, stride, strict=False)
+    ]
+    return [*a["self"].shape[:-2], *kernel, *places]
 
 
 def _upsample(a: Arguments) -> Sizes:
@@ -90,7 +127,9 @@ _RULES: dict[str, Callable[[Arguments], Sizes]] = {
     "diag_embed": lambda a: [a["self"].numel(), max(a["self"].shape[-1:], default=1) + abs(a.get("offset", 0))],
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys((f"conv{d}d" for d in (1, 2, 3)), _square_pad),
-    "convolution": _square_pad,
+    "convolution": _convolution,
+    **dict.fromkeys((f"conv_transpose{d}d" for d in (1, 2, 3)), _transposed),
+    "im2col": _unfold,
     **dict.fromkeys(
         (
             *(f"upsample_{kind}" for kind in ("bicubic2d", "bilinear2d", "linear1d", "trilinear3d")),

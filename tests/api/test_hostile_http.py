@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.api import finished_job
 from tests.api.live_api import Api, problem, zip_bytes
 
 SECONDS = 15.0
@@ -262,3 +263,12 @@ def test_the_api_has_lived_through_it(http: httpx.Client, running_api: Api) -> N
     watched: Any = psutil.Process(running_api.process.pid)
     assert watched.memory_info().rss < 400 * 2**20
     assert "incident" not in running_api.log.read_text("utf-8", "replace")
+
+
+def test_a_list_does_not_grow_with_what_is_in_the_files(http: httpx.Client, running_api: Api) -> None:
+    id = http.put("/models/wide.pt2", content=zip_bytes(60)).json()["id"]
+    layers = [{"name": f"layer{i}", "shape": [4, 4]} for i in range(5000)]
+    finished_job.accept(running_api.service, id, {"format": "pt2", "layers": layers, "unprunable": {}})
+    assert http.get(f"/models/{id}").json()["inspection"]["layers"] == layers
+    listed = next(item for item in http.get("/models?limit=200").json()["items"] if item["id"] == id)
+    assert listed["inspection"] == {"format": "pt2"}

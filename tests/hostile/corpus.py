@@ -307,6 +307,8 @@ def tables() -> Iterator[Case]:
         "weight_-1",
     )
     yield Case(name="records elsewhere", files=tuple(entry(path_name=path) for path in paths), says="not there")
+    renamed = base.with_table(lambda table: table["config"].update({"__metadata__": table["config"]["0.weight"]}))
+    yield Case(name="a name that no masks file can hold", files=(renamed,), says="__metadata__")
     yield Case(
         name="tables that are none",
         files=tuple(

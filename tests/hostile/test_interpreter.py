@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from pruning_core.errors import ModelError
+from pruning_core.errors import ModelError, UnsupportedModel
 from pruning_core.formats import read_model
+from pruning_core.network.allocation import check_allocation
 from tests.hostile import base
 from tests.hostile.base import given, node, tensor
 
@@ -42,6 +43,11 @@ def scalar(op: str, *values: Any) -> dict[str, Any]:
         node("aten.view.default", "n", self=tensor("x"), size={"as_ints": [2**40]}),
         node("aten.select.int", "n", self=tensor("x"), dim={"as_int": 2**62}, index={"as_int": 0}),
         node("aten.conv2d.default", "n", input=tensor("x"), weight=tensor("x"), stride={"as_ints": [0, 0]}),
+        node(
+            *("aten.im2col.default", "n"),
+            **{"self": tensor("p_0_weight"), "kernel_size": {"as_ints": [1, 1]}, "dilation": {"as_ints": [1, 1]}},
+            **{"padding": {"as_ints": [2**20, 2**20]}, "stride": {"as_ints": [1, 1]}},
+        ),
         node("aten.einsum.default", "n", equation={"as_string": "ij" * 5000}, tensors={"as_tensors": [{"name": "x"}]}),
     ],
     ids=lambda op: f"{op['target']} {op['inputs'][0]['arg']}"[:60],
@@ -53,3 +59,52 @@ def test_operations_that_fail_are_the_models_fault(op: dict[str, Any], tmp_path:
         read_model(path).run(X)
     assert refused.value.status == 422
     assert not isinstance(refused.value, MemoryError)
+
+
+def ones(*sizes: int) -> dict[str, torch.Tensor]:
+    return {"input": torch.ones(sizes), "self": torch.ones(sizes)}
+
+
+@pytest.mark.parametrize(
+    ("op", "arguments"),
+    [
+        ("aten.conv2d.default", {**ones(1, 4, 4), "weight": torch.ones(1, 1, 1, 1), "padding": [2**15, 2**15]}),
+        ("aten.conv2d.default", {**ones(1, 1, 4, 4), "weight": torch.ones(1, 1, 1, 1), "padding": 2**15}),
+        ("aten.conv_transpose1d.default", {**ones(1, 1, 4), "weight": torch.ones(1, 1, 1), "stride": [2**40]}),
+        (
+            "aten.conv_transpose2d.input",
+            {**ones(1, 4, 4), "weight": torch.ones(1, 1, 2, 2), "dilation": [2**20, 2**20]},
+        ),
+        (
+            "aten.conv_transpose3d.input",
+            {**ones(1, 1, 2, 2, 2), "weight": torch.ones(1, 1, 1, 1, 1), "stride": [2**11]},
+        ),
+        (
+            "aten.convolution.default",
+            {
+                **ones(1, 1, 4),
+                "weight": torch.ones(1, 1, 1),
+                "stride": [2**40],
+                "transposed": True,
+                "output_padding": [0],
+            },
+        ),
+        (
+            "aten.im2col.default",
+            {**ones(1, 2, 2), "kernel_size": [1, 1], "dilation": [1, 1], "padding": [2**15, 2**15], "stride": [1, 1]},
+        ),
+    ],
+)
+def test_scalars_do_not_decide_over_memory(op: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedModel, match="would make a tensor"):
+        check_allocation(op, arguments)
+
+
+def test_ordinary_convolutions_are_no_huge_allocation() -> None:
+    weight = torch.ones(8, 4, 3, 3)
+    for op, arguments in (
+        ("aten.conv2d.default", {"input": torch.ones(2, 4, 32, 32), "weight": weight, "padding": [1, 1]}),
+        ("aten.conv2d.padding", {"input": torch.ones(2, 4, 32, 32), "weight": weight, "padding": "same"}),
+        ("aten.conv_transpose2d.input", {"input": torch.ones(2, 8, 32, 32), "weight": weight, "stride": [2, 2]}),
+    ):
+        check_allocation(op, arguments)
