@@ -94,8 +94,11 @@ async def send(job: str, name: ArtifactName, sparsity: float | None, request: Re
 
 def _filename(service: Service, job: str, name: ArtifactName, sparsity: float | None) -> str:
     found = service.get_job(job)
-    upload = service.get_upload(found.model) if found is not None else None
-    given = upload.filename if upload is not None else None
+    known = found.inputs.get("model") if found is not None else None
+    # The name is kept with the job: its model may have been deleted.
+    named = known is not None and known.filename is not None and "." in known.filename
+    upload = service.get_upload(found.model) if found is not None and not named else None
+    given = known.filename if known is not None else upload.filename if upload is not None else None
     if name == "report":
         return derived(given, "-report", ".json")
     level = "" if sparsity is None else f"-{sparsity:.6g}"

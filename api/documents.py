@@ -116,6 +116,14 @@ class Attempt(Answer):
     ended_at: datetime | None = Field(description="When it was released, or seen to have ended without an outcome.")
 
 
+class Input(Answer):
+    """What is known of an upload that a job uses, also when it was deleted."""
+
+    filename: str | None
+    size: int
+    sha256: str
+
+
 class Job(Answer):
     """A job."""
 
@@ -138,6 +146,13 @@ class Job(Answer):
                     "calibration": DATASET_EXAMPLE,
                     "validation": None,
                     "masks": None,
+                    "inputs": {
+                        "model": {
+                            "filename": "resnet20.pt2",
+                            "size": 1163264,
+                            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                        }
+                    },
                     "recipe": RECIPE_EXAMPLE,
                     "labels": {},
                     "error": None,
@@ -163,6 +178,10 @@ class Job(Answer):
     calibration: str
     validation: str | None
     masks: str | None
+    inputs: dict[str, Input] = Field(
+        description="By field: what the uploads are. They may have been deleted since the job has ended; then the "
+        "links to them lead nowhere, and this still says what the job worked on."
+    )
     recipe: Document
     labels: dict[str, str]
     error: Document | None = Field(description="A problem document, when failed.")

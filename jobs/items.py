@@ -66,8 +66,12 @@ class Items:
         self._announce(item, self.tenant)
 
     def remove(self, item: str) -> None:
-        """Remove an item with everything under it, and then its traces."""
+        """Remove an item with everything under it, and then its traces.
+
+        The request goes first: a crash half-way must leave no item that looks as if it had not begun.
+        """
         self._ledger.recall.forget(item)
+        self._bucket.delete(layout.request(item))
         self._bucket.delete_prefix(layout.prefix(item))
         if self.tenant != DEFAULT:
             self._bucket.delete(layout.marker(self.tenant, item))

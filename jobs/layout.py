@@ -30,8 +30,42 @@ def request(item: str) -> str:
 
 
 def file(item: str) -> str:
-    """Return the key of an upload's bytes."""
+    """Return where the bytes of an upload lie that was recorded by version 0.1; see `jobs.blobs.bytes_of`."""
     return prefix(item) + "file"
+
+
+#: The prefix of all bytes that uploads refer to, of all tenants.
+BLOBS = "blobs/"
+
+
+def blob(tenant: str, name: str) -> str:
+    """Return the key of bytes that uploads of one tenant refer to."""
+    return f"{BLOBS}{tenant}/{name}/bytes"
+
+
+def beside(blob: str) -> str:
+    """Return the prefix of such bytes and of all that is known about them."""
+    return blob.removesuffix("bytes")
+
+
+def reference(blob: str, item: str) -> str:
+    """Return the key that says that an item needs these bytes; it is written before the item is."""
+    return f"{beside(blob)}refs/{item}"
+
+
+def named(blob: str, sha256: str) -> str:
+    """Return the key that says that a pointer to these bytes may exist; it is written before the pointer is."""
+    return f"{beside(blob)}sha256/{sha256}"
+
+
+def unverified(blob: str) -> str:
+    """Return the key that says that nobody has compared these bytes with their announced digest yet."""
+    return f"{beside(blob)}unverified"
+
+
+def pointer(tenant: str, sha256: str) -> str:
+    """Return the key that says where a tenant's bytes of this digest lie."""
+    return f"digests/{tenant}/{sha256}.json"
 
 
 def cancel(item: str) -> str:

@@ -129,7 +129,7 @@ class Ledger:
             self.clock.forget(item)
             return None
         if found.outcome is not None:
-            self._closed(item)
+            self._closed(found)
             return None
         if found.cancelled:
             self.publish(found, token, "cancel")
@@ -214,17 +214,20 @@ class Ledger:
                 layout.outcome(item.id), {name: value for name, value in document.items() if value is not None}
             )
         if written:
-            self._closed(item.id)
+            self._closed(item)
         return written
 
-    def _closed(self, item: str) -> None:
-        # Only upkeep: the reconciler does it again if this does not come through.
+    def _closed(self, item: Item) -> None:
+        # Only upkeep: the reconciler, or the sweeper, does it again if this does not come through.
         with suppress(Down, Unavailable):
-            if kind_of(item) == "job":
-                self.bucket.delete_prefix(layout.checkpoints(item))
-                self.clock.note_ended(item)
-            self.index.close(item)
-            self.clock.forget(item)
+            if item.kind == "job":
+                self.bucket.delete_prefix(layout.checkpoints(item.id))
+                for known in item.request.get("inputs", {}).values():
+                    if known["blob"].startswith(layout.BLOBS):
+                        self.bucket.delete(layout.reference(known["blob"], item.id))
+                self.clock.note_ended(item.id)
+            self.index.close(item.id)
+            self.clock.forget(item.id)
 
 
 def _exhausted(item: Item) -> dict[str, Any]:

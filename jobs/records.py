@@ -36,6 +36,14 @@ class Attempt(View):
         return self.released is not None or self.problem is not None
 
 
+class InputView(View):
+    """What a job keeps in mind of an upload, also when that was deleted."""
+
+    filename: str | None
+    size: int
+    sha256: str
+
+
 class JobView(View):
     """A job as the user sees it."""
 
@@ -54,6 +62,7 @@ class JobView(View):
     calibration: str
     validation: str | None = None
     masks: str | None = None
+    inputs: dict[str, InputView] = Field(default={}, description="By field; empty for jobs of version 0.1.")
     recipe: dict[str, Any]
     labels: dict[str, str] = {}
     error: dict[str, Any] | None = None

@@ -26,6 +26,7 @@ from jobs.s3 import Stored
 from jobs.settings import Settings
 from jobs.states import ENDED
 from jobs.submission import Submissions
+from jobs.sweeper import Sweeper, Swept
 from jobs.tenants import DEFAULT
 from jobs.uploads import PendingUpload, Uploads
 from jobs.usage import Usage
@@ -50,6 +51,7 @@ class Service:
         self.ledger = Ledger(self.settings, self.bucket, self.clock, self.index)
         self.reconciler = Reconciler(self.ledger, self.clock, self.index, self.queue)
         self.outbox = Outbox(self.settings, self.bucket, self.clock, self.index, self.ledger)
+        self.sweeper = Sweeper(self.ledger)
         self._views = Views(self.ledger, self.clock, self.index)
         # Reading a page of items is many small reads of the bucket; they overlap.
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="jobs")
@@ -326,6 +328,10 @@ class Service:
     def sender(self) -> Sender:
         """Return what delivers webhooks; start it once per process."""
         return Sender(self.settings, self.clock, self.outbox)
+
+    def sweep(self) -> Swept:
+        """Remove what nobody needs; call it every ``settings.sweep_seconds``. It may take long."""
+        return self.sweeper.sweep()
 
     def ready(self) -> dict[str, bool]:
         """Return which parts answer: ``bucket``, ``redis``, ``worker`` (each queue is served by a live worker)."""

@@ -33,6 +33,10 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     max_upload_bytes: int = Field(default=16 * GiB, gt=0)
+    abandoned_seconds: float = Field(
+        default=24 * 3600.0, gt=0, description="What a broken-off request left in the bucket is removed after so long."
+    )
+    sweep_seconds: float = Field(default=3600.0, gt=0, description="How often what nobody needs is looked for.")
     lease_seconds: float = Field(default=10.0, gt=0, description="A worker not heard of for so long is dead.")
     heartbeat_seconds: float = Field(default=2.0, gt=0)
     reconcile_seconds: float = Field(default=2.0, gt=0)

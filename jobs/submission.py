@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from jobs import layout, logs
+from jobs.blobs import Blobs, bytes_of
 from jobs.clock import Down
 from jobs.errors import Conflict, NotFound, NotReady, RejectedUpload, Unavailable
 from jobs.ids import new_id
@@ -32,6 +33,7 @@ class Submissions:
 
     def __init__(self, ledger: Ledger, views: Views, items: Items) -> None:
         self._views, self._items = views, items
+        self._blobs = Blobs(ledger, items.tenant)
         self._bucket, self._clock = ledger.bucket, ledger.clock
 
     def create(
@@ -99,8 +101,9 @@ class Submissions:
 
     def _checked(self, body: dict[str, Any]) -> dict[str, Any]:
         recipe = Recipe.parse(body["recipe"])
-        self._uploads(recipe, body, OPTIONAL)
-        return {**body, "normalised": recipe.model_dump(mode="json")}
+        uploads = self._uploads(recipe, body, OPTIONAL)
+        inputs = {field: _input(upload) for field, upload in uploads.items()}
+        return {**body, "normalised": recipe.model_dump(mode="json"), "inputs": inputs}
 
     def _uploads(self, recipe: Recipe, body: dict[str, Any], optional: frozenset[str]) -> dict[str, Item]:
         """Return the uploads that are named, by field; all are there, and none is known to be unusable."""
@@ -113,13 +116,7 @@ class Submissions:
             wanted = str(upload)
             found = self._items.find(kind, wanted)
             if found is None:
-                raise NotFound(
-                    f"{field}: there is no {kind} of this id.",
-                    expected=f"the id of an uploaded {kind}",
-                    received=wanted[:64],
-                    advice=f"Upload it first: POST /{kind}s.",
-                    field=field,
-                )
+                raise _no_such(field, wanted)
             if found.outcome is not None and found.outcome["state"] == "rejected":
                 raise rejection(field, wanted, found.outcome.get("problem"))
             items[field] = found
@@ -128,6 +125,7 @@ class Submissions:
     def _record(self, job: str, checked: dict[str, Any]) -> JobView:
         self._items.expect()
         request = {"id": job, "kind": "job", "created_at": now(), **logs.origin(), **checked}
+        self._refer(job, checked)
         if self._items.record(job, request):
             self._items.announce(job)
             return self._views.job(Item(id=job, request=request, outcome=None))
@@ -135,6 +133,17 @@ class Submissions:
         if view is None:
             raise Unavailable("The bucket lost a job that it just held.", advice="Try again in a moment.")
         return view
+
+    def _refer(self, job: str, checked: dict[str, Any]) -> None:
+        """Keep the bytes for the job, even if an upload is deleted in this very moment."""
+        inputs = checked["inputs"]
+        for known in inputs.values():
+            self._blobs.refer(known["blob"], job)
+        for field in inputs:
+            if self._bucket.head(layout.request(checked[field])) is None:
+                for known in inputs.values():
+                    self._blobs.release(known["blob"], job)
+                raise _no_such(field, checked[field])
 
     def _view(self, job: str) -> JobView | None:
         found = self._items.read(job)
@@ -150,6 +159,24 @@ class Submissions:
             if not locked:
                 raise Conflict("A request with this idempotency key is being handled.", advice="Try again.")
             yield
+
+
+def _no_such(field: str, received: str) -> NotFound:
+    kind = USES[field]
+    return NotFound(
+        f"{field}: there is no {kind} of this id.",
+        expected=f"the id of an uploaded {kind}",
+        received=received[:64],
+        advice=f"Upload it first: POST /{kind}s.",
+        field=field,
+    )
+
+
+def _input(upload: Item) -> dict[str, Any]:
+    """Return what a job keeps in mind of an upload: where its bytes are, and what to call them when it is deleted."""
+    about = {name: upload.request.get(name) for name in ("filename", "size", "sha256")}
+    verified = {} if upload.request.get("verified", True) else {"verified": False}
+    return {"blob": bytes_of(upload), **about, **verified}
 
 
 def rejection(field: str, upload: str, problem: dict[str, Any] | None) -> RejectedUpload:

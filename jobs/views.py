@@ -8,7 +8,7 @@ from typing import Any, cast
 from jobs.clock import Clock, Down
 from jobs.index import Index
 from jobs.ledger import Item, Ledger
-from jobs.records import JobView, UploadView
+from jobs.records import InputView, JobView, UploadView
 from jobs.states import JobState, UploadState
 
 _LOOKED_AHEAD = 1000
@@ -41,6 +41,10 @@ class Views:
                 "calibration": request["calibration"],
                 "validation": request.get("validation"),
                 "masks": request.get("masks"),
+                "inputs": {
+                    field: {name: known[name] for name in InputView.model_fields}
+                    for field, known in request.get("inputs", {}).items()
+                },
                 "recipe": request["recipe"],
                 "labels": request.get("labels", {}),
                 "error": outcome.get("problem"),

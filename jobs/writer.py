@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -15,6 +15,43 @@ if TYPE_CHECKING:
 
 #: S3 wants parts of at least 5 MiB and at most 10,000 of them; equal sizes suit every server. Up to 80 GB.
 PART_BYTES = 8 * 2**20
+
+
+class Sink(Protocol):
+    """Where the bytes of an upload go."""
+
+    size: int
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes so far (hex)."""
+
+    def write(self, chunk: bytes) -> None:
+        """Take more bytes."""
+
+    def abort(self) -> None:
+        """Throw away what was sent; never raises."""
+
+
+class Comparison:
+    """Takes bytes that are stored already: it only looks whether they are the same."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._digest = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes so far (hex)."""
+        return self._digest.hexdigest()
+
+    def write(self, chunk: bytes) -> None:
+        """Take more bytes."""
+        self._digest.update(chunk)
+        self.size += len(chunk)
+
+    def abort(self) -> None:
+        """Nothing was sent."""
 
 
 class BucketWriter:
@@ -32,6 +69,11 @@ class BucketWriter:
             "ContentType": content_type,
             "Metadata": {"sha256": self._expected} if self._expected else {},
         }
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes so far (hex)."""
+        return self._digest.hexdigest()
 
     def write(self, chunk: bytes) -> None:
         """Take more bytes; blocks while a full part is sent."""

@@ -10,39 +10,29 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from jobs import layout, logs
+from jobs.blobs import Blobs, bytes_of
 from jobs.clock import Down
-from jobs.errors import NotFound, Unavailable
+from jobs.errors import Unavailable
 from jobs.holder import Holder
-from jobs.ids import UploadKind
 from jobs.ledger import Item
 from jobs.records import Attempt
 from jobs.service import Service
-from jobs.settings import Settings
-from jobs.submission import rejection
-from jobs.uploads import USES
+from jobs.tenants import owner
 from pruning_core.errors import PruningError
 from pruning_core.report import Progress
 from worker import sandbox
 from worker.courier import Courier
+from worker.plans import Plan, TaskName, Unusable, fetch, plan_of
 from worker.scratch import scratch
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-TaskName = Literal["prune", "inspect_model", "inspect_dataset", "inspect_mask"]
-
-_INSPECTIONS: dict[UploadKind, TaskName] = {
-    "model": "inspect_model",
-    "dataset": "inspect_dataset",
-    "mask": "inspect_mask",
-}
-
 #: The user's name of an artifact of each level -> the file that the sandbox wrote.
 _OF_LEVEL = {"model": "pruned-{}", "masks": "masks-{}.safetensors"}
 _PAUSE_SECONDS = 0.5
@@ -66,16 +56,6 @@ class Runner(Protocol):
 
 class Interrupted(Exception):  # noqa: N818 - not an error
     """The attempt must stop; the argument is the reason: ``lost``, ``cancel`` or ``shutdown``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to fetch and what to run."""
-
-    task: TaskName
-    files: dict[str, tuple[str, str]]  # name in the folder -> (key, SHA-256)
-    arguments: dict[str, Any]
-    limits: sandbox.Limits
 
 
 class Supervisor:
@@ -163,14 +143,18 @@ class Supervisor:
     def _attempt(self, item: Item, attempt: Attempt, holder: Holder) -> str:
         holder.progress(Progress(stage="fetch", done=0, total=1, fraction=0.0))
         try:
-            plan = self._patiently(holder, partial(self._plan, item))
+            plan = self._patiently(holder, partial(plan_of, item, self._ledger))
         except PruningError as error:
             if error.status >= 500:
                 raise
             return self._publish(item, attempt, holder, "fail", problem=error.problem())
         with scratch(self._service.settings.work_dir) as folder:
-            for name, (key, sha256) in plan.files.items():
-                self._patiently(holder, partial(self._bucket.download_to, key, folder / name, sha256))
+            try:
+                fetch(plan, self._bucket, folder, partial(self._patiently, holder))
+            except Unusable as unusable:
+                none = None if item.kind == "job" else {"blob": None}
+                return self._publish(item, attempt, holder, "fail", problem=unusable.args[0], artifacts=none)
+            settled = self._settled(item, holder)
             result = self._run(item, plan, holder, folder)
             logger.info("ran item=%s attempt=%d task=%s status=%s", item.id, attempt.number, plan.task, result.status)
             if result.status == "stopped":
@@ -178,10 +162,10 @@ class Supervisor:
             if result.status == "died":
                 raise _Lost(result.problem or {"detail": "The process ended without a word."})
             if result.status == "failed":
-                return self._publish(item, attempt, holder, "fail", problem=result.problem)
+                return self._publish(item, attempt, holder, "fail", problem=result.problem, artifacts=settled)
             value = result.value or {}
             if item.kind != "job":
-                return self._publish(item, attempt, holder, "succeed", result=value)
+                return self._publish(item, attempt, holder, "succeed", result=value, artifacts=settled)
             holder.progress(Progress(stage="store", done=0, total=1, fraction=1.0))
             artifacts = self._store(item, attempt, holder, folder, value["levels"])
         return self._publish(item, attempt, holder, "succeed", result=value["summary"], artifacts=artifacts)
@@ -220,34 +204,13 @@ class Supervisor:
             courier.stop(last_pass=goes_on, patience=settings.shutdown_seconds / 2)
         return result
 
-    def _plan(self, item: Item) -> Plan:
-        settings = self._service.settings
-        if item.kind != "job":
-            return _inspection(settings, item, item.kind)
-        files = {field: self._usable(field, item.request[field]) for field in USES if item.request.get(field)}
-        return Plan(
-            task="prune",
-            files=files,
-            arguments={
-                "recipe": item.request["recipe"],
-                "device": settings.device,
-                "sha256": {name: sha256 for name, (_, sha256) in files.items()},
-            },
-            limits=sandbox.Limits(
-                memory_bytes=settings.job_memory_bytes,
-                cpu_seconds=settings.job_cpu_seconds,
-                file_bytes=settings.job_file_bytes,
-                wall_seconds=settings.job_wall_seconds,
-            ),
-        )
-
-    def _usable(self, field: str, upload: str) -> tuple[str, str]:
-        found = self._ledger.read(upload)
-        if found is None:
-            raise NotFound(f"{field}: the upload was deleted before the job began.", received=upload, field=field)
-        if found.outcome is not None and found.outcome["state"] == "rejected":
-            raise rejection(field, upload, found.outcome.get("problem"))
-        return layout.file(upload), found.request["sha256"]
+    def _settled(self, item: Item, holder: Holder) -> dict[str, Any] | None:
+        """Say where the bytes of an upload lie from now on, if that was not settled when it was sent."""
+        if item.kind == "job" or item.request.get("verified", True):
+            return None
+        blobs = Blobs(self._ledger, owner(item.request))
+        step = partial(blobs.settle, bytes_of(item), item.request["sha256"], item.id)
+        return {"blob": self._patiently(holder, step)}
 
     def _store(self, item: Item, attempt: Attempt, holder: Holder, folder: Path, levels: list[float]) -> dict[str, Any]:
         def store(filename: str, content_type: str) -> dict[str, Any]:
@@ -281,12 +244,17 @@ class Supervisor:
         # Once there is a result, only the loss of the lease or the end of this worker keeps it from being published.
         while True:
             try:
-                return event if publish() else "superseded"
+                written = publish()
+                break
             except (Down, Unavailable) as error:
                 logger.warning("publishing waits item=%s error=%s", item.id, type(error).__name__)
                 if holder.reason == "lost" or self._stopping():
                     raise
                 time.sleep(_PAUSE_SECONDS)
+        if item.kind != "job" and artifacts is not None:
+            with suppress(Down, Unavailable):  # then the sweeper does it
+                Blobs(self._ledger, owner(item.request)).trim(item.id, {bytes_of(item), artifacts["blob"]})
+        return event if written else "superseded"
 
     def _interrupted(self, item: Item, attempt: Attempt, holder: Holder, reason: str) -> tuple[str, bool]:
         logger.info("interrupted item=%s attempt=%d reason=%s", item.id, attempt.number, reason)
@@ -316,17 +284,3 @@ class Supervisor:
 
 class _Lost(Exception):  # noqa: N818
     """The sandboxed process died; the argument is the problem document."""
-
-
-def _inspection(settings: Settings, item: Item, kind: UploadKind) -> Plan:
-    return Plan(
-        task=_INSPECTIONS[kind],
-        files={kind: (layout.file(item.id), item.request["sha256"])},
-        arguments={"device": "cpu", "sha256": {kind: item.request["sha256"]}},
-        limits=sandbox.Limits(
-            memory_bytes=settings.inspection_memory_bytes,
-            cpu_seconds=settings.inspection_cpu_seconds,
-            file_bytes=settings.inspection_file_bytes,
-            wall_seconds=settings.inspection_wall_seconds,
-        ),
-    )

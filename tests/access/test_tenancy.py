@@ -214,7 +214,8 @@ def test_the_default_tenant_costs_no_further_request(service: Service, red: Serv
     default, other = cost(service), cost(red)
     markers = [{"PUT": 3}, {"DELETE": 1}, {"PUT": 1}, {}, {}]
     assert [more - less for more, less in zip(other, default, strict=True)] == markers
-    assert default[2] == {"GET": 6, "HEAD": 1, "PUT": 2}, "two uploads are read, a marker and a request recorded"
+    read, referred = {"GET": 6, "HEAD": 2}, {"PUT": 2}
+    assert default[2] == Counter(read) + Counter(referred) + Counter(HEAD=1, PUT=2), "a marker, a request"
     assert not [key for key in service.bucket.list(layout.MARKERS) if not key.startswith(f"{layout.MARKERS}red/")]
 
 

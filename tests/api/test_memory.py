@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from jobs import layout
+from jobs.blobs import bytes_of
 from tests.api.finished_job import queued_job
 from tests.api.live_api import Api, api
 from tests.servers import embedded_servers
@@ -90,6 +90,6 @@ def finish_with_upload(started: Api, job: str, model: str, sha256: str) -> None:
     item = service.ledger.resolve(job, token)
     assert item is not None
     attempt = service.ledger.begin(item, token, "test")
-    record = {"key": layout.file(model), "size": GiB, "sha256": sha256}
+    record = {"key": bytes_of(service.ledger.read(model)), "size": GiB, "sha256": sha256}
     artifacts = {"model": record, "masks": record, "report": record}
     assert service.ledger.publish(item, token, "succeed", attempt=attempt, result={}, artifacts=artifacts)

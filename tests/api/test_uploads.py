@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from api.digests import as_header
+from jobs.blobs import bytes_of
 from jobs.ids import is_id
 from tests.api.live_api import Api, problem, safetensors_bytes, zip_bytes
 
@@ -27,7 +28,7 @@ def nothing_stored(running_api: Api) -> Iterator[None]:
     bucket = running_api.service.bucket
 
     def keys() -> list[str]:
-        return [*bucket.list("models/"), *bucket.list("datasets/")]
+        return [*bucket.list("models/"), *bucket.list("datasets/"), *bucket.list("blobs/"), *bucket.list("digests/")]
 
     before = keys()
     yield
@@ -53,7 +54,7 @@ def test_an_upload_is_stored_listed_shown_and_deleted(
     assert (document["filename"], document["state"]) == ("net.v1.pt2", "inspecting")
     assert http.get(response.headers["location"]).json() == document
     assert document in http.get(f"/{where}").json()["items"]
-    _, stored = running_api.service.bucket.open(f"{where}/{document['id']}/file")
+    _, stored = running_api.service.bucket.open(bytes_of(running_api.service.ledger.read(document["id"])))
     assert b"".join(stored) == data
     assert http.delete(response.headers["location"]).status_code == 204
     problem(http.get(response.headers["location"]), 404, "not-found")

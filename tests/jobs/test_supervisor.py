@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from jobs import layout
+from jobs.blobs import bytes_of
 from jobs.clock import Clock
 from jobs.errors import LevelNeeded, NotFound
 from jobs.holder import Holder
@@ -180,14 +181,17 @@ def test_rejected_input_fails_the_job(service: Service, job: str, role: str) -> 
 
 
 def test_deleted_input_fails_the_job(service: Service, job: str) -> None:
-    service.bucket.delete_prefix(layout.prefix(service.get_job(job).model))
+    model = service.get_job(job).model
+    blob = bytes_of(service.ledger.read(model))
+    service.bucket.delete_prefix(layout.prefix(model))
+    service.bucket.delete(blob)
     assert supervise(service, job, succeed)[0] == "fail"
     assert service.get_job(job).error["type"].endswith("not-found")
 
 
 def test_damaged_upload_is_noticed(service: Service, job: str) -> None:
     model = service.get_job(job).model
-    service.bucket.upload(layout.file(model), iter([b"other"]))
+    service.bucket.upload(bytes_of(service.ledger.read(model)), iter([b"other"]))
     how, runner = supervise(service, job, succeed)
     assert (how, runner.calls) == ("died", [])
     assert service.get_job(job).attempts[0].problem["type"].endswith("digest-mismatch")

@@ -1,0 +1,120 @@
+"""The sweeper: what crashes, broken-off requests and outages of Redis left in the bucket, and nobody needs, is removed.
+
+It runs in every api; a lock lets one at a time through. It only looks for suspects by their keys. Whether something is
+really to go is asked again, for each, by what owns it: so it may run beside anything, and die at any line.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from jobs import layout
+from jobs.blobs import Blobs
+from jobs.clock import Down
+from jobs.errors import Unavailable
+from jobs.ids import KINDS, born, is_id
+from jobs.ledger import Ledger
+from jobs.tenants import is_tenant
+
+logger = logging.getLogger(__name__)
+
+#: After this time another process may begin to sweep too; two do no harm.
+_LOCK_SECONDS = 900
+
+
+@dataclass
+class Swept:
+    """What one round removed."""
+
+    elected: bool = False
+    blobs: list[str] = field(default_factory=list)
+    items: list[str] = field(default_factory=list)  # remains of items without a record
+    markers: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Known:
+    """Which items there are."""
+
+    recorded: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
+
+
+class Sweeper:
+    """Removes what is left over."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger, self._bucket, self._clock = ledger, ledger.bucket, ledger.clock
+        self._settings = ledger.settings
+
+    def sweep(self) -> Swept:
+        """Do one round; does nothing if another process is at it, or if Redis or the bucket does not answer."""
+        swept = Swept()
+        try:
+            with self._clock.lock("sweep", seconds=_LOCK_SECONDS, wait=0) as elected:
+                swept.elected = elected
+                if elected:
+                    known = self._items(swept)
+                    self._markers(known, swept)
+                    self._blobs(known, swept)
+        except (Down, Unavailable) as error:
+            logger.warning("sweep broken off error=%s", type(error).__name__)
+        return swept
+
+    def _items(self, swept: Swept) -> _Known:
+        """Learn which items there are; remove what lies under an id that was never recorded, or is deleted."""
+        known = _Known()
+        for kind in KINDS:
+            folder = layout.folder(kind)
+            for item, keys in _grouped(self._bucket.list(folder), folder, 1):
+                names = {key.rpartition("/")[2] for key in keys if key.count("/") == 2}
+                if not is_id(kind, item):
+                    continue
+                if "request.json" in names:
+                    known.recorded.add(item)
+                    if "outcome.json" in names:
+                        known.ended.add(item)
+                elif self._old(item) and self._bucket.head(layout.request(item)) is None:
+                    self._bucket.delete_prefix(layout.prefix(item))
+                    swept.items.append(item)
+        return known
+
+    def _markers(self, known: _Known, swept: Swept) -> None:
+        for key in self._bucket.list(layout.MARKERS):
+            found = layout.marked(key)
+            if found is None or found[0] in known.recorded or not self._old(found[0]):
+                continue
+            if self._bucket.head(layout.request(found[0])) is None:
+                self._bucket.delete(key)
+                swept.markers.append(found[0])
+
+    def _blobs(self, known: _Known, swept: Swept) -> None:
+        """Free bytes that nothing refers to, or that only what has gone or ended refers to."""
+        needed = {item for item in known.recorded if item not in known.ended or not is_id("job", item)}
+        for owned, keys in _grouped(self._bucket.list(layout.BLOBS), layout.BLOBS, 2):
+            tenant, _, name = owned.partition("/")
+            rests = [key.removeprefix(f"{layout.BLOBS}{owned}/") for key in keys]
+            users = {rest.removeprefix("refs/") for rest in rests if rest.startswith("refs/")}
+            settled = "unverified" not in rests or not users & known.ended
+            if (users and users <= needed and settled) or not is_tenant(tenant):
+                continue
+            blob = layout.blob(tenant, name)
+            if Blobs(self._ledger, tenant).free(blob):
+                swept.blobs.append(blob)
+
+    def _old(self, item: str) -> bool:
+        return born(item) < time.time() - self._settings.abandoned_seconds
+
+
+def _grouped(keys: Iterator[str], prefix: str, depth: int) -> Iterator[tuple[str, list[str]]]:
+    """Yield the keys under each folder that lies so deep under a prefix, and its path from there."""
+
+    def folder(key: str) -> str:
+        return "/".join(key.removeprefix(prefix).split("/", depth)[:depth])
+
+    for name, members in groupby(keys, folder):
+        yield name, list(members)
