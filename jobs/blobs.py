@@ -24,7 +24,7 @@ from jobs.errors import Unavailable
 from jobs.ids import KINDS, is_id, new_ulid
 from jobs.ledger import Item, Ledger
 from jobs.records import now
-from jobs.writer import BucketWriter, Sink
+from jobs.writer import BucketWriter, Comparison
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Blobs:
 
     # -- keeping ---------------------------------------------------------------------------------------------------
 
-    def keep(self, sink: Sink, blob: str, item: str) -> str:
+    def keep(self, sink: BucketWriter | Comparison, blob: str, item: str) -> str:
         """Store what was written for good, unless the tenant has these bytes already.
 
         Args:
@@ -79,18 +79,27 @@ class Blobs:
             Unavailable: The bucket does not answer, or bytes that were there when the upload began have gone.
         """
         sha256 = sink.sha256
+        if isinstance(sink, Comparison):
+            return self._held(sink, blob, item)
         with self._one_at_a_time(f"digest:{self._tenant}:{sha256}"):
             known = self.adopt(sha256, item)
             if known is not None:
                 sink.abort()
                 return known
-            if not isinstance(sink, BucketWriter):
-                raise Unavailable("The file was deleted while you sent it again.", advice="Send it once more.")
             # Before the bytes can be seen: bytes without any reference are nobody's.
             self.refer(blob, item)
             sink.finish()
             self.publish(blob, sha256)
         return blob
+
+    def _held(self, sink: Comparison, blob: str, item: str) -> str:
+        # The reference is there since the upload began: nobody frees the bytes unless it looks abandoned.
+        known: str | None = blob
+        if sink.age > self._ledger.settings.abandoned_seconds / 2:
+            known = self.adopt(sink.sha256, item)
+        if known is None or self._bucket.head(known) is None:
+            raise Unavailable("The file was deleted while you sent it again.", advice="Send it once more.")
+        return known
 
     def adopt(self, sha256: str, item: str) -> str | None:
         """Let an item refer to the bytes of this digest, if the tenant has them; return their key."""

@@ -330,7 +330,7 @@ class Service:
         return Sender(self.settings, self.clock, self.outbox)
 
     def sweep(self) -> Swept:
-        """Remove what nobody needs; call it every ``settings.sweep_seconds``. It may take long."""
+        """Remove what nobody needs, now; may take long. ``sweeper.tick`` does so every ``settings.sweep_seconds``."""
         return self.sweeper.sweep()
 
     def ready(self) -> dict[str, bool]:

@@ -7,6 +7,7 @@ really to go is asked again, for each, by what owns it: so it may run beside any
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 #: After this time another process may begin to sweep too; two do no harm.
 _LOCK_SECONDS = 900
+_SWEPT = "pruning:swept"
 
 
 @dataclass
@@ -50,6 +52,19 @@ class Sweeper:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger, self._bucket, self._clock = ledger, ledger.bucket, ledger.clock
         self._settings = ledger.settings
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Break off the running round, and do no other."""
+        self._stopped.set()
+
+    def tick(self) -> Swept:
+        """Do a round if the last one, by whichever process, is ``settings.sweep_seconds`` ago."""
+        try:
+            due = self._clock.redis.set(_SWEPT, "1", nx=True, px=int(self._settings.sweep_seconds * 1000))
+        except Down:
+            due = False
+        return self.sweep() if due else Swept()
 
     def sweep(self) -> Swept:
         """Do one round; does nothing if another process is at it, or if Redis or the bucket does not answer."""
@@ -70,7 +85,7 @@ class Sweeper:
         known = _Known()
         for kind in KINDS:
             folder = layout.folder(kind)
-            for item, keys in _grouped(self._bucket.list(folder), folder, 1):
+            for item, keys in self._walk(folder, 1):
                 names = {key.rpartition("/")[2] for key in keys if key.count("/") == 2}
                 if not is_id(kind, item):
                     continue
@@ -95,7 +110,7 @@ class Sweeper:
     def _blobs(self, known: _Known, swept: Swept) -> None:
         """Free bytes that nothing refers to, or that only what has gone or ended refers to."""
         needed = {item for item in known.recorded if item not in known.ended or not is_id("job", item)}
-        for owned, keys in _grouped(self._bucket.list(layout.BLOBS), layout.BLOBS, 2):
+        for owned, keys in self._walk(layout.BLOBS, 2):
             tenant, _, name = owned.partition("/")
             rests = [key.removeprefix(f"{layout.BLOBS}{owned}/") for key in keys]
             users = {rest.removeprefix("refs/") for rest in rests if rest.startswith("refs/")}
@@ -109,12 +124,13 @@ class Sweeper:
     def _old(self, item: str) -> bool:
         return born(item) < time.time() - self._settings.abandoned_seconds
 
+    def _walk(self, prefix: str, depth: int) -> Iterator[tuple[str, list[str]]]:
+        """Yield each folder that lies so deep under a prefix, by its path from there, with its keys."""
 
-def _grouped(keys: Iterator[str], prefix: str, depth: int) -> Iterator[tuple[str, list[str]]]:
-    """Yield the keys under each folder that lies so deep under a prefix, and its path from there."""
+        def folder(key: str) -> str:
+            return "/".join(key.removeprefix(prefix).split("/", depth)[:depth])
 
-    def folder(key: str) -> str:
-        return "/".join(key.removeprefix(prefix).split("/", depth)[:depth])
-
-    for name, members in groupby(keys, folder):
-        yield name, list(members)
+        for name, members in groupby(self._bucket.list(prefix), folder):
+            if self._stopped.is_set():
+                return
+            yield name, list(members)

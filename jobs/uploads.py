@@ -16,7 +16,7 @@ from jobs.paging import Pager
 from jobs.records import UploadView, now
 from jobs.s3 import verify
 from jobs.views import Views
-from jobs.writer import Comparison, Sink
+from jobs.writer import BucketWriter, Comparison
 from pruning_core.errors import InputError
 
 MAX_NAME_LENGTH = 255
@@ -122,7 +122,7 @@ class Uploads:
             max_bytes=self._ledger.settings.max_upload_bytes,
         )
 
-    def sink(self, item: str, expected_sha256: str | None) -> tuple[str, Sink]:
+    def sink(self, item: str, expected_sha256: str | None) -> tuple[str, BucketWriter | Comparison]:
         """Return the key for the bytes of a new upload, and what takes them; bytes that are here are not sent again."""
         if expected_sha256 is not None:
             known = self.blobs.adopt(expected_sha256.lower(), item)

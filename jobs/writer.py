@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -17,28 +18,18 @@ if TYPE_CHECKING:
 PART_BYTES = 8 * 2**20
 
 
-class Sink(Protocol):
-    """Where the bytes of an upload go."""
-
-    size: int
-
-    @property
-    def sha256(self) -> str:
-        """Of the bytes so far (hex)."""
-
-    def write(self, chunk: bytes) -> None:
-        """Take more bytes."""
-
-    def abort(self) -> None:
-        """Throw away what was sent; never raises."""
-
-
 class Comparison:
     """Takes bytes that are stored already: it only looks whether they are the same."""
 
     def __init__(self) -> None:
         self.size = 0
         self._digest = hashlib.sha256()
+        self._began = time.monotonic()
+
+    @property
+    def age(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self._began
 
     @property
     def sha256(self) -> str:
