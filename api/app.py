@@ -12,7 +12,21 @@ import anyio
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from api import algorithms, artifacts, events, health, jobs, keys, openapi, plans, problems, quotas, uploads, webhooks
+from api import (
+    algorithms,
+    artifacts,
+    audit,
+    events,
+    health,
+    jobs,
+    keys,
+    openapi,
+    plans,
+    problems,
+    quotas,
+    uploads,
+    webhooks,
+)
 from api.access_log import AccessLog
 from api.auth import Authenticate, Authorised
 from api.guard import Guard, Linger, PlainPaths
@@ -21,6 +35,7 @@ from api.services import Context
 from api.settings import ApiSettings
 from api.upkeep import Upkeep
 from api.watching import Streams, Watcher
+from jobs.audit import Audit
 from jobs.keys import Keys
 from jobs.service import Service
 from jobs.settings import Settings
@@ -45,6 +60,7 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
             service=service,
             keys=Keys(service.bucket, service.clock),
             rates=Rates(service.settings.redis_url, service.settings.redis_timeout),
+            audit=Audit(service.bucket),
             settings=service.settings,
             api=own,
             uploads=anyio.CapacityLimiter(own.max_transfers),
@@ -54,12 +70,14 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
         )
         upkeep = Upkeep(service, first=partial(_look_for_keys, app.state.context))
         upkeep.start()
+        app.state.context.audit.start()
         watching = asyncio.create_task(watcher.run())
         try:
             yield
         finally:
             watching.cancel()
             await app.state.context.rates.close()
+            await run_in_threadpool(app.state.context.audit.stop, own.shutdown_seconds)
             await run_in_threadpool(upkeep.stop, own.shutdown_seconds)
             await run_in_threadpool(service.close)
 
@@ -77,7 +95,8 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
     )
     routers = (
         *uploads.routers(),
-        *(plans.router, jobs.router, events.router, artifacts.router, keys.router, quotas.router, webhooks.router),
+        *(plans.router, jobs.router, events.router, artifacts.router, webhooks.router),
+        *(keys.router, quotas.router, audit.router),
         *(algorithms.router, health.router, openapi.router),
     )
     for router in routers:
@@ -85,6 +104,7 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
     problems.install(app, [route for router in routers for route in router.routes])
     openapi.install(app, keys=own.keys_required)
     # The last one added is the outermost.
+    app.add_middleware(audit.Auditing)
     app.add_middleware(Authenticate, settings=own)
     app.add_middleware(PlainPaths)
     app.add_middleware(Guard, settings=own)

@@ -204,7 +204,12 @@ def needed(route: object, method: str) -> KeyScope:
 
 def scope_of(method: str) -> KeyScope:
     """Return the scope that a call of this method needs, unless its route says otherwise."""
-    return "read" if method.upper() in _READING else "write"
+    return "read" if is_reading(method) else "write"
+
+
+def is_reading(method: str) -> bool:
+    """Return whether calls of this method change nothing."""
+    return method.upper() in _READING
 
 
 def authorise(request: Request) -> None:

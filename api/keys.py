@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from api.audit import RecordedFirst
 from api.auth import ADMIN
 from api.documents import Answer, Page, page_of
 from api.errors import InvalidRequest, MalformedRequest, UnsupportedContentType
@@ -66,6 +67,7 @@ class NewKey(Key):
     "",
     summary="Make a key for your tenant",
     operation_id="create_key",
+    dependencies=[RecordedFirst],
     status_code=201,
     response_model=NewKey,
     responses={
@@ -132,6 +134,7 @@ def get(id: KeyId, context: WithContext, caller: WithCaller) -> Key:
     description="The new token works at once; those before it go on for `grace_seconds`, so that clients can be "
     "changed one after the other. `grace_seconds=0` ends them within seconds.",
     operation_id="rotate_key",
+    dependencies=[RecordedFirst],
     response_model=NewKey,
     responses=responses(NotFound, Conflict, InvalidRequest, Unavailable),
     openapi_extra={**ADMIN},
@@ -155,6 +158,7 @@ def rotate(
     description="Takes effect within seconds in every process, also on streams that are open. Revoking again changes "
     "nothing. A key may revoke itself.",
     operation_id="revoke_key",
+    dependencies=[RecordedFirst],
     response_model=Key,
     responses=responses(NotFound, Unavailable),
     openapi_extra={**ADMIN},

@@ -12,6 +12,7 @@ from api.auth import Caller, caller
 from api.rates import Rates
 from api.settings import ApiSettings
 from api.watching import Streams, Watcher
+from jobs.audit import Audit
 from jobs.keys import Keys
 from jobs.service import Service
 from jobs.settings import Settings
@@ -25,6 +26,7 @@ class Context:
     service: Service
     keys: Keys
     rates: Rates
+    audit: Audit
     settings: Settings
     api: ApiSettings
     uploads: anyio.CapacityLimiter

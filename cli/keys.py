@@ -12,12 +12,13 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+from jobs.audit import Audit, Entry
 from jobs.bucket import Bucket
 from jobs.clock import Clock
 from jobs.keys import SCOPES, Key, Keys
 from jobs.settings import Settings
-from jobs.tenants import DEFAULT
-from pruning_core.errors import PruningError
+from jobs.tenants import DEFAULT, is_tenant
+from pruning_core.errors import InputError, PruningError
 
 _BY = "operator"
 
@@ -29,6 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bucket, clock = Bucket(settings), Clock(settings)
     try:
         bucket.ensure()
+        if not is_tenant(options.tenant):
+            raise InputError("This cannot be the name of a tenant.", advice="a-z, 0-9 and '-', at most 63.")
+        if options.command != "list":
+            # First: what cannot be recorded is not done.
+            target = getattr(options, "id", None)
+            audit = Audit(bucket)
+            audit.write(Entry(tenant=options.tenant, by=_BY, action=f"{options.command}_key", target=target))
         _do(options, Keys(bucket, clock))
     except PruningError as error:
         sys.stderr.write(f"keys: {error.detail}\n" + (f"      {error.advice}\n" if error.advice else ""))

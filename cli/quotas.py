@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from jobs.audit import Audit, Entry
 from jobs.quotas import Limits
 from jobs.service import Service
 from pruning_core.errors import PruningError
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         quotas = service.quotas
         if changes:
+            Audit(service.bucket).write(Entry(tenant=options.tenant, by="operator", action="set_quotas"))
             quotas.set_limits(options.tenant, changes)
         found = {"limits": quotas.limits(options.tenant).model_dump(), "used": quotas.used(options.tenant)}
     except PruningError as error:

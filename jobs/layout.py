@@ -144,6 +144,11 @@ def usage(tenant: str, what: str, when: str) -> str:
     return f"usage/{tenant}/{what}/{when}/"
 
 
+def audit(tenant: str, day: str | None = None) -> str:
+    """Return the prefix of a tenant's audit log, or of one day of it."""
+    return f"audit/{tenant}/" + (f"{day}/" if day else "")
+
+
 def marked(key: str) -> tuple[str, str] | None:
     """Return item and tenant of a marker; None if the key is none.
 

@@ -54,7 +54,7 @@ def test_every_call_of_the_contract_is_described(document: dict[str, Any]) -> No
     others |= {("post", "/plans"), ("get", "/algorithms"), ("get", "/healthz"), ("get", "/readyz")}
     others |= {(verb, "/keys") for verb in ("get", "post")} | {("get", "/keys/{id}")}
     others |= {("post", f"/keys/{{id}}/{change}") for change in ("rotate", "revoke")}
-    others |= {("get", "/usage")}
+    others |= {("get", "/usage"), ("get", "/audit")}
     assert described == uploads | others
 
 
