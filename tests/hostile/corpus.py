@@ -384,7 +384,7 @@ def graphs() -> Iterator[Case]:
         name="too many values", files=(_values(b"[],", 4_100_000), _values(b"0,", 8_100_000)), says="too many values"
     )
     yield Case(name="a long chain of views and one write", files=(_views(40_000),), outcome="either")
-    yield Case(name="writes that must stay", files=(_writes(20_000),), says="in place|writes")
+    yield Case(name="writes that must stay", files=(writes_that_stay(20_000),), says="in place|writes")
     yield Case(name="many layers behind one long computation", files=(_computed(20_000),), outcome="either")
 
     def x(**arguments: Any) -> Callable[[list[Any]], Any]:
@@ -428,7 +428,7 @@ def _views(count: int) -> bytes:
     return base.with_nodes(change)
 
 
-def _writes(count: int) -> bytes:
+def writes_that_stay(count: int) -> bytes:
     """A family of views, each written in place while another is still read."""
 
     def change(nodes: list[Any]) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import nn
 
 from tests.formats import surgery
+from tests.hostile import base, corpus, corpus_data
 
 
 class Scaled(nn.Module):
@@ -87,6 +88,11 @@ def bad_models(folder: Path, marker: Path) -> dict[str, tuple[bytes, str]]:
             "unsupported-model",
         ),
         "shapes.safetensors": (save(mlp, {"config": config}), "invalid-model"),
+        "code.pt2": (
+            next(case.files[0] for case in corpus.code(marker) if "touch files" in case.name),
+            "unsupported-model",
+        ),
+        "views.pt2": (corpus.writes_that_stay(5000), "unsupported-model"),
         "header.safetensors": ((10_000).to_bytes(8, "little") + b'{"x": {"dtype"', "invalid-model"),
     }
 
@@ -111,5 +117,10 @@ def bad_datasets() -> dict[str, tuple[bytes, str]]:
     return {
         "nan.npz": (npz(x=poisoned), "invalid-dataset"),
         "truncated.npz": (sound[: len(sound) - 100], "invalid-dataset"),
+        "bomb.npz": (next(case.files[0] for case in corpus_data.arrays() if case.name == "bombs"), "invalid-dataset"),
+        "surrogate.safetensors": (
+            base.safetensors(b'{"\\ud800":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', bytes(4)),
+            "invalid-dataset",
+        ),
         "objects.npz": (npz(x=np.array([{"a": 1}], dtype=object)), "invalid-dataset"),
     }

@@ -5,12 +5,14 @@ What the api finds by itself is tested in tests/api.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -21,13 +23,15 @@ from tests.service.client import Client
 
 MODELS = (
     *("truncated.pt2", "pickled.pt2", "elementwise.pt2", "training.pt2"),
-    *("shapes.safetensors", "header.safetensors"),
+    *("shapes.safetensors", "code.pt2", "views.pt2", "header.safetensors"),
 )
-DATASETS = ("nan.npz", "truncated.npz", "objects.npz")
+DATASETS = ("nan.npz", "truncated.npz", "bomb.npz", "surrogate.safetensors", "objects.npz")
 MASKS = ("numbers.safetensors", "truncated.safetensors", "nothing.safetensors", "bytes.safetensors")
 MAGNITUDE = {"select": {"algorithm": "magnitude", "sparsity": 0.5}}
 MASKED = {"select": {"algorithm": "magnitude", "pattern": "mask"}}
 SECONDS = 110
+#: Of each part, resident: none opens what was sent but the sandbox, which has torch in it.
+MOST_MEMORY = 600 * 2**20
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +199,21 @@ def test_a_job_queued_before_its_model_was_rejected_fails_with_that_problem(
 def test_the_service_still_works_after_all_this(client: Client, model: dict[str, Any], good_data: str) -> None:
     ended = client.prune(MAGNITUDE, model["id"], good_data)
     assert ended["state"] == "succeeded", ended
+    parts = service_memory(client.base_url.port)
+    assert any("api" in name for name in parts), parts
+    assert all(size < MOST_MEMORY for size in parts.values()), parts
+
+
+def service_memory(port: int | None) -> dict[str, int]:
+    """Command line -> resident bytes, of each long-lived process of the service that answers at this port."""
+    here = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "cli.up" in (process.info["cmdline"] or ()) and process.environ().get("PORT") == str(port)
+    ]
+    parts = [part for up in here for part in up.children(recursive=True)]
+    found = {}
+    for part in parts:
+        with contextlib.suppress(psutil.Error):
+            found[f"{part.pid} {' '.join(part.cmdline())}"[:200]] = part.memory_info().rss
+    return found
