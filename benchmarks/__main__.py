@@ -34,6 +34,7 @@ SECTIONS = {
     "snows": "SNOWS",
     "gradual": "Gradual select-refine",
     "scaling": "How time and memory grow",
+    "service": "The service under load",
     "large": "Large networks on a GPU",
 }
 
@@ -92,7 +93,7 @@ def main() -> int:
     for name in chosen.only:
         if name == "large" and not torch.cuda.is_available():
             print("large: needs a GPU; `python -m benchmarks.large --small` runs it in small on a CPU. Skipped.")
-        elif name not in ("large", "scaling") and not ASSETS.is_dir():
+        elif name not in ("large", "scaling", "service") and not ASSETS.is_dir():
             print(f"{name}: no assets at {ASSETS}; set PRUNING_ASSETS. Skipped.")
         else:
             print(f"== {name}", flush=True)

@@ -224,3 +224,23 @@ def test_stopped_worker_hands_its_job_back(
     view = running.wait(job)
     assert (view.state, view.attempt) == ("succeeded", 2)
     assert running.model_bytes(job) == undisturbed["chita"]
+
+
+def test_a_deploy_costs_at_most_one_step_of_a_long_job(running: Cluster, uploads: tuple[str, str]) -> None:
+    """SIGTERM: every step that was finished is in the bucket when the worker has gone, and is not done again."""
+    leaving = running.hand()
+    job = submit(running, uploads, FRONTIER)
+
+    def finished() -> set[str]:
+        return {path.name for path in (running.folder / "work").glob("attempt-*/checkpoints/*.checkpoint")}
+
+    eventually(lambda: len(finished()) >= 2, 60, "two steps are finished")
+    steps = finished()
+    leaving.terminate()
+    assert leaving.wait(15) == 0
+    assert running.service.get_job(job).attempts[0].released == "shutdown"
+    kept = {key.rpartition("/")[2] for key in running.service.bucket.list(layout.checkpoints(job))}
+    assert kept >= steps
+    running.hand()
+    view = running.wait(job)
+    assert (view.state, view.attempt, view.result["resumed"]) == ("succeeded", 2, len(kept))
