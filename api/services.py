@@ -8,7 +8,7 @@ from typing import Annotated
 import anyio
 from fastapi import Depends, Path, Request
 
-from api.auth import Caller, caller
+from api.auth import Caller, caller, in_loop
 from api.rates import Rates
 from api.settings import ApiSettings
 from api.watching import Streams, Watcher
@@ -53,8 +53,8 @@ def whole(request: Request) -> Service:
     return found.service
 
 
-WithContext = Annotated[Context, Depends(context)]
-WithService = Annotated[Service, Depends(service)]
-WholeService = Annotated[Service, Depends(whole)]
-WithCaller = Annotated[Caller, Depends(caller)]
+WithContext = Annotated[Context, Depends(in_loop(context))]
+WithService = Annotated[Service, Depends(in_loop(service))]
+WholeService = Annotated[Service, Depends(in_loop(whole))]
+WithCaller = Annotated[Caller, Depends(in_loop(caller))]
 JobId = Annotated[str, Path(description="Id of a job.", examples=["job_01JD3Z8Q9W3V6Y6T0B1C2D3E4F"])]
