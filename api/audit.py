@@ -11,12 +11,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import ADMIN, Caller, is_reading, needed
 from api.documents import Page, page_of
+from api.errors import InvalidRequest
 from api.problems import responses
 from api.services import Context, WithCaller, WithContext
 from jobs import logs
 from jobs.audit import MAX_LIMIT, Entry
 from jobs.errors import Unavailable
-from pruning_core.errors import InputError
 
 router = APIRouter(prefix="/audit", tags=["keys"])
 
@@ -103,16 +103,21 @@ RecordedFirst = Depends(record_first)
     "A change of keys has two entries: one with `status` null, written before it is done, and one with its result.",
     operation_id="list_audit",
     response_model=Page[Entry],
-    responses=responses(InputError, Unavailable),
+    responses=responses(InvalidRequest, Unavailable),
     openapi_extra={**ADMIN},
 )
 def listed(
     context: WithContext,
     caller: WithCaller,
-    since: Annotated[date | None, Query(description="The day (UTC) to begin with; default: today.")] = None,
+    since: Annotated[
+        str | None, Query(pattern=r"^\d{4}-\d\d-\d\d$", description="The day (UTC) to begin with; default: today.")
+    ] = None,
     cursor: Annotated[str | None, Query(max_length=128, description="`next_cursor` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100,
 ) -> Page[Entry]:
     """Return a page of entries."""
-    day = since or datetime.now(UTC).date()
+    try:
+        day = datetime.now(UTC).date() if since is None else date.fromisoformat(since)
+    except ValueError:
+        raise InvalidRequest("There is no such day.", expected="2026-11-21", received=since) from None
     return page_of(*context.audit.page(caller.tenant, day, cursor, limit))
