@@ -11,7 +11,7 @@ from api.app import app
 from api.protocol import PatientProtocol
 from api.services import Context
 from api.settings import ApiSettings, is_loopback
-from jobs import logs
+from jobs import logs, tracing
 from jobs.settings import Settings
 
 
@@ -30,6 +30,7 @@ def main() -> int:
     """Serve until SIGINT or SIGTERM; return the exit status."""
     settings, shared = ApiSettings(), Settings()
     logs.configure(shared.log_format, shared.log_level)
+    tracing.configure(shared.traces, "api")
     if not is_loopback(settings.host) and not settings.keys_required:
         sys.stderr.write(
             f"api: refusing to listen on {settings.host} without keys: anybody who reaches it could use it. Set "

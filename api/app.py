@@ -20,6 +20,7 @@ from api import (
     health,
     jobs,
     keys,
+    metrics,
     openapi,
     plans,
     problems,
@@ -97,7 +98,7 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
         *uploads.routers(),
         *(plans.router, jobs.router, events.router, artifacts.router, webhooks.router),
         *(keys.router, quotas.router, audit.router),
-        *(algorithms.router, health.router, openapi.router),
+        *(algorithms.router, health.router, metrics.router, openapi.router),
     )
     for router in routers:
         app.include_router(router)

@@ -86,7 +86,8 @@ class PlainPaths:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Strip trailing slashes."""
         if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
-            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
+            # In place: the layers outside see what the router makes of it.
+            scope["path"] = scope["path"].rstrip("/") or "/"
         await self.app(scope, receive, send)
 
 

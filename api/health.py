@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from fastapi import APIRouter, Response
+from pydantic import Field
 
 from api.documents import Answer
 from api.problems import MEDIA_TYPE
@@ -20,11 +21,22 @@ class Alive(Answer):
     status: Literal["ok"] = "ok"
 
 
+class Part(Answer):
+    """One thing that the service needs."""
+
+    ready: bool
+    detail: str
+    advice: str | None = Field(description="What to do, where it is not ready.")
+
+
 class Ready(Answer):
     """Every part answers."""
 
     status: Literal["ready"] = "ready"
-    checks: dict[str, bool]
+    checks: dict[str, bool] = Field(description="The same as `parts`, in short.")
+    parts: dict[str, Part] = Field(
+        description="`bucket`, `redis`, for each queue a `worker:…` and room on its `disk:…`, and the `clocks`."
+    )
 
 
 @router.get("/healthz", summary="Liveness", operation_id="healthz")
@@ -39,22 +51,24 @@ async def healthz() -> Alive:
     operation_id="readyz",
     responses={
         503: {
-            "description": "A part does not answer; `checks` says which.",
+            "description": "Something is missing; `parts` says what, and what to do.",
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
     },
 )
 def readyz(service: WholeService, response: Response) -> Ready:
-    """Asks the bucket, Redis, and whether a live worker serves each queue."""
+    """Ask the bucket, Redis, the workers of each queue (also for room on their disks), and the clocks."""
     response.headers["Cache-Control"] = "no-store"
-    checks = service.ready()
-    missing = sorted(name for name, answers in checks.items() if not answers)
+    parts = {part.name: Part(ready=part.ready, detail=part.detail, advice=part.advice) for part in service.ready()}
+    checks = {name: part.ready for name, part in parts.items()}
+    missing = [name for name, part in parts.items() if not part.ready]
     if missing:
         raise Unavailable(
-            f"Not ready: no answer from {', '.join(missing)}.",
+            " ".join([f"Not ready: {', '.join(missing)}.", *(parts[name].detail for name in missing)]),
             expected="an answer from every part",
             received=", ".join(f"no {name}" for name in missing),
-            advice="Jobs and uploads are kept while a worker is missing; the operator's log says why it is.",
+            advice=" ".join(parts[name].advice or "" for name in missing).strip(),
             checks=checks,
+            parts={name: part.model_dump(exclude_none=True) for name, part in parts.items()},
         )
-    return Ready(checks=checks)
+    return Ready(checks=checks, parts=parts)

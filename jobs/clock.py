@@ -16,6 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from jobs.ids import new_ulid
+from jobs.metrics import Metrics
 from jobs.settings import Settings
 from pruning_core.report import Progress
 
@@ -50,6 +51,7 @@ class Clock:
             retry=Retry(NoBackoff(), 1),
             retry_on_error=[redis.ConnectionError],
         )
+        self.metrics = Metrics(self.redis)
         self._renew = self.redis.register_script(_RENEW)
         self._release = self.redis.register_script(_RELEASE)
         self._lease_ms = int(settings.lease_seconds * 1000)

@@ -12,7 +12,9 @@ from typing import Literal, Self
 from jobs import logs
 from jobs.clock import Down
 from jobs.errors import Unavailable
+from jobs.ids import kind_of
 from jobs.ledger import Ledger
+from jobs.stages import Stages
 from pruning_core.report import Progress
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class Holder:
         self._reason: Reason | None = None
         self._latest: Progress | None = None
         self._started = time.time()
+        self._stages = Stages(ledger.clock.metrics)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=logs.carried(self._beat_on), name=f"lease-{item}", daemon=True)
 
@@ -48,6 +51,7 @@ class Holder:
     ) -> None:
         self._ended.set()
         self._thread.join()
+        self._stages.end()
         with suppress(Down):  # it runs out by itself
             self._clock.release(self.item, self.token)
 
@@ -59,6 +63,15 @@ class Holder:
     def progress(self, progress: Progress) -> None:
         """Take note of a step; never blocks. The newest is published a few times a second."""
         self._latest = progress
+        self.stage(progress.stage)
+
+    def finish(self) -> None:
+        """Take note that nothing more is being done."""
+        self._stages.end()
+
+    def stage(self, name: str) -> None:
+        """Take note of what is being done, for metrics and traces only."""
+        self._stages.enter(name)
 
     def beat(self, *, ask_bucket: bool = False) -> None:
         """Renew the lease once, and look for a cancel.
@@ -72,6 +85,8 @@ class Holder:
             logger.warning("heartbeat missed item=%s error=%s", self.item, type(error).__name__)
             answer, ask_bucket = "held", True
         if answer == "lost":
+            if self._reason != "lost":
+                self._clock.metrics.add("pruning_lease_losses_total", kind=kind_of(self.item))
             self._reason = "lost"
         elif self._reason is None and (answer == "cancelling" or ask_bucket):
             with suppress(Unavailable):
@@ -85,6 +100,7 @@ class Holder:
                 beats += 1
                 self.beat(ask_bucket=beats % _BUCKET_EVERY == 0)
                 due = time.monotonic() + self._ledger.settings.heartbeat_seconds
+                self._clock.metrics.flush()
             if self._latest is not shown:
                 shown = self._latest
                 with suppress(Down):

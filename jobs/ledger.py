@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from jobs import layout
@@ -16,6 +17,7 @@ from jobs.clock import Clock, Down
 from jobs.errors import AttemptsExhausted, Unavailable
 from jobs.ids import Kind, kind_of
 from jobs.index import Index
+from jobs.metrics import problem_kind
 from jobs.recall import Recall
 from jobs.records import Attempt, now
 from jobs.settings import Settings
@@ -214,8 +216,22 @@ class Ledger:
                 layout.outcome(item.id), {name: value for name, value in document.items() if value is not None}
             )
         if written:
+            self._count(item, document)
             self._closed(item)
         return written
+
+    def _count(self, item: Item, outcome: dict[str, Any]) -> None:
+        metrics, state = self.clock.metrics, outcome["state"]
+        metrics.add("pruning_items_ended_total", kind=item.kind, state=state)
+        if outcome["problem"] is not None:
+            metrics.add("pruning_failures_total", kind=item.kind, problem=problem_kind(outcome["problem"]))
+        if item.kind == "job":
+            created = datetime.fromisoformat(item.request["created_at"])
+            seconds = (datetime.fromisoformat(outcome["ended_at"]) - created).total_seconds()
+            metrics.observe("pruning_job_seconds", seconds, state=state)
+            if outcome["attempts"]:
+                began = datetime.fromisoformat(outcome["attempts"][0]["started_at"])
+                metrics.observe("pruning_job_wait_seconds", (began - created).total_seconds())
 
     def _closed(self, item: Item) -> None:
         # Only upkeep: the reconciler, or the sweeper, does it again if this does not come through.

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Literal, ParamSpec, TextIO, TypeVar
 
+from jobs import tracing
 from jobs.ids import new_ulid
 
 P = ParamSpec("P")
@@ -53,9 +54,9 @@ def current(name: str) -> str | None:
 
 
 def origin() -> dict[str, str]:
-    """Return what an item's record keeps of the request that made it: ``request_id``, if one is bound."""
-    known = current("request_id")
-    return {} if known is None else {"request_id": known}
+    """Return what an item's record keeps of the request that made it: ``request_id``, ``traceparent``, if known."""
+    known = {"request_id": current("request_id"), "traceparent": tracing.current()}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def carried(function: Callable[P, T]) -> Callable[P, T]:

@@ -62,6 +62,10 @@ class Reconciler:
                             self._round(queue, overdue, counts)
         except (Down, Unavailable) as error:
             logger.warning("reconcile skipped error=%s", type(error).__name__)
+            self._clock.metrics.add("pruning_reconciler_ticks_total", result="skipped")
+        else:
+            self._clock.metrics.add("pruning_reconciler_ticks_total", result="done" if counts.elected else "passed")
+        self._clock.metrics.flush()
         return counts
 
     def _note_overdue(self) -> set[str]:
@@ -96,6 +100,7 @@ class Reconciler:
             if not found.cancelled and not exhausted:
                 if self._queue.enqueue(item, begun=bool(found.attempts)):
                     counts.enqueued.append(item)
+                    self._clock.metrics.add("pruning_requeued_total", kind=kind_of(item))
                     logger.info("enqueued again item=%s kind=%s attempts=%d", item, kind_of(item), found.counted)
                 return
         token = self._clock.claim(item)

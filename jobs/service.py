@@ -12,14 +12,15 @@ from jobs import layout
 from jobs.artifacts import ArtifactName, wanted
 from jobs.bucket import Bucket
 from jobs.clock import Clock, Down
-from jobs.errors import Conflict, NotFound, NotReady, Unavailable
+from jobs.errors import Conflict, NotFound, NotReady
 from jobs.ids import UploadKind
 from jobs.index import Index
 from jobs.items import Items
 from jobs.ledger import Ledger
 from jobs.paging import Pager
-from jobs.queue import QUEUES, Queue
+from jobs.queue import Queue
 from jobs.quotas import Quotas
+from jobs.readiness import Load, Part, loads, parts
 from jobs.reconciler import Counts, Reconciler
 from jobs.records import JobView, UploadView, now
 from jobs.s3 import Stored
@@ -333,18 +334,17 @@ class Service:
         """Remove what nobody needs, now; may take long. ``sweeper.tick`` does so every ``settings.sweep_seconds``."""
         return self.sweeper.sweep()
 
-    def ready(self) -> dict[str, bool]:
-        """Return which parts answer: ``bucket``, ``redis``, ``worker`` (each queue is served by a live worker)."""
-        checks = {"bucket": True, "redis": True, "worker": False}
-        try:
-            self.bucket.check()
-        except Unavailable:
-            checks["bucket"] = False
-        try:
-            checks["worker"] = all(self.clock.living(queue) for queue in QUEUES)
-        except Down:
-            checks["redis"] = False
-        return checks
+    def ready(self) -> list[Part]:
+        """Return what the service needs, and whether it is there."""
+        return list(parts(self.settings, self.bucket, self.clock))
+
+    def load(self) -> list[Load]:
+        """Return how the queues stand.
+
+        Raises:
+            Down: Redis does not answer.
+        """
+        return loads(self.clock, self.index)
 
 
 def _summary(view: JobView) -> dict[str, Any]:

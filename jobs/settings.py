@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text"] = Field(
         default="json", description="One JSON object a line, or for a terminal."
     )
+    traces: bool = Field(default=False, description="Send OpenTelemetry traces; needs the extra `otel`.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     max_upload_bytes: int = Field(default=16 * GiB, gt=0)
@@ -69,6 +70,9 @@ class Settings(BaseSettings):
     webhook_grace_seconds: float = Field(default=86400.0, ge=0, description="A replaced secret signs for so long.")
     max_webhooks: int = Field(default=20, ge=1, description="Of one tenant.")
 
+    min_free_bytes: int = Field(
+        default=GiB, ge=0, description="A worker whose work directory has less room is no help; readiness says so."
+    )
     device: str = Field(default="auto", description="'auto', 'cpu' or 'cuda'.")
     job_memory_bytes: int = Field(default=16 * GiB, gt=0)
     job_cpu_seconds: int = Field(default=24 * 3600, gt=0, description="CPU seconds over all cores.")

@@ -17,9 +17,11 @@ from typing import Any
 
 from celery import signals
 
+from jobs import tracing
 from jobs.clock import Down
 from jobs.service import Service
 from jobs.settings import Settings
+from jobs.workers import report
 from worker import sandbox
 from worker.scratch import sweep
 
@@ -62,7 +64,8 @@ class Lifecycle:
 
     def _ready(self, sender: Any, **_: Any) -> None:
         queues = list(sender.app.amqp.queues.consume_from)
-        threading.Thread(target=self._keep, args=(queues,), name="keeper", daemon=True).start()
+        about = (str(sender.hostname), queues)
+        threading.Thread(target=self._keep, args=about, name="keeper", daemon=True).start()
 
     def _shutting_down(self, **_: Any) -> None:
         self._ended.set()
@@ -73,7 +76,7 @@ class Lifecycle:
     def _shutdown(self, **_: Any) -> None:
         self._ended.set()
 
-    def _keep(self, queues: list[str]) -> None:
+    def _keep(self, name: str, queues: list[str]) -> None:
         service = Service(self._settings)
         sender = service.sender()
         sender.start()
@@ -81,7 +84,7 @@ class Lifecycle:
         while not self._ended.wait(pause):
             try:
                 with suppress(Down):
-                    service.clock.alive(queues)
+                    report(service.clock, name, queues, self._settings.work_dir)
                 service.reconcile()
             except Exception:
                 # A defect here must not silently end the recovery of jobs.
@@ -100,6 +103,7 @@ class Lifecycle:
         if os.getppid() == 1 and os.getpid() != 1 and self._read_end >= 0 and self.stopping():
             os._exit(1)
         signal.signal(signal.SIGTERM, self._on_sigterm)
+        tracing.configure(self._settings.traces, "worker")
         sandbox.warm()
 
     def _prerun(self, **_: Any) -> None:

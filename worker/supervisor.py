@@ -14,12 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from jobs import layout, logs
+from jobs import layout, logs, tracing
 from jobs.blobs import Blobs, bytes_of
 from jobs.clock import Down
 from jobs.errors import Unavailable
 from jobs.holder import Holder
+from jobs.ids import kind_of
 from jobs.ledger import Item
+from jobs.queue import queue_of
 from jobs.records import Attempt
 from jobs.service import Service
 from jobs.tenants import owner
@@ -105,6 +107,8 @@ class Supervisor:
             logger.warning("gave up item=%s error=%s", item, error)
             how = "unavailable"
         logger.info("done item=%s worker=%s result=%s", item, self._worker, how)
+        self._clock.metrics.add("pruning_attempts_total", queue=queue_of(kind_of(item)), result=how)
+        self._clock.metrics.flush()
         return how
 
     def _hold(self, item: str, token: str) -> tuple[str, bool]:
@@ -114,8 +118,21 @@ class Supervisor:
             if found is None:
                 return "settled", False
             attempt = self._ledger.begin(found, token, self._worker)
-            with logs.bound(request_id=found.request.get("request_id"), attempt=attempt.number):
-                return self._try(found, attempt, holder)
+            with (
+                logs.bound(request_id=found.request.get("request_id"), attempt=attempt.number),
+                tracing.span(
+                    f"attempt {found.kind}",
+                    parent=found.request.get("traceparent"),
+                    kind="consumer",
+                    item=item,
+                    attempt=attempt.number,
+                    worker=self._worker,
+                ) as span,
+            ):
+                how, again = self._try(found, attempt, holder)
+                holder.finish()
+                tracing.note(span, result=how, failed=how if how == "died" else None)
+                return how, again
 
     def _try(self, found: Item, attempt: Attempt, holder: Holder) -> tuple[str, bool]:
         """Return how it went, and whether the item should be taken up again at once."""
@@ -155,7 +172,13 @@ class Supervisor:
                 none = None if item.kind == "job" else {"blob": None}
                 return self._publish(item, attempt, holder, "fail", problem=unusable.args[0], artifacts=none)
             settled = self._settled(item, holder)
+            size = sum((folder / name).stat().st_size for name in plan.files)
+            self._clock.metrics.add("pruning_worker_bytes_total", size, direction="fetched")
+            holder.stage("start")
             result = self._run(item, plan, holder, folder)
+            if result.memory_peak_bytes:
+                peak = result.memory_peak_bytes
+                self._clock.metrics.observe("pruning_sandbox_memory_peak_bytes", peak, task=plan.task)
             logger.info("ran item=%s attempt=%d task=%s status=%s", item.id, attempt.number, plan.task, result.status)
             if result.status == "stopped":
                 raise Interrupted(result.reason)
@@ -217,6 +240,7 @@ class Supervisor:
             key = layout.artifact(item.id, attempt.number, attempt.token, filename)
             upload = partial(self._bucket.upload_file, key, folder / filename, content_type=content_type)
             stored = self._patiently(holder, upload)
+            self._clock.metrics.add("pruning_worker_bytes_total", stored.size, direction="stored")
             return {"key": key, "size": stored.size, "sha256": stored.sha256}
 
         kept = []
@@ -241,6 +265,7 @@ class Supervisor:
                 item, holder.token, event, attempt=attempt, problem=problem, result=result, artifacts=artifacts
             )
 
+        holder.stage("publish")
         # Once there is a result, only the loss of the lease or the end of this worker keeps it from being published.
         while True:
             try:

@@ -112,6 +112,10 @@ class Outbox:
         found: Any = self._redis.zrange(_DUE, "-inf", str(time.time()), byscore=True, offset=0, num=limit)
         return [str(name) for name in found]
 
+    def pending(self) -> int:
+        """Return how many deliveries are still to be made, as far as Redis knows."""
+        return self._redis.zcard(_DUE)
+
     def deliveries(self, tenant: str, webhook: str, limit: int) -> list[Delivery]:
         """Return the last deliveries of a webhook, newest first."""
         keys = islice(self._documents(records.deliveries(tenant, webhook)), limit)

@@ -135,6 +135,8 @@ class Sender:
         done = Try(at=at, status=status, error=error, seconds=round(time.monotonic() - started, 3))
         changed = self._after(delivery, done, pause)
         self._outbox.update(changed)
+        result = changed.state if changed.state != "pending" else "retry"
+        self._clock.metrics.add("pruning_webhook_attempts_total", result=result)
         logger.info(
             "webhook tried webhook=%s message=%s try=%d status=%s error=%s state=%s",
             *(webhook.id, delivery.id, len(changed.tries), status, error, changed.state),

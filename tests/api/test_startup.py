@@ -63,7 +63,7 @@ def test_it_waits_for_the_bucket_and_survives_without_redis(tmp_path: Path) -> N
         httpx.Client(base_url=up.url, timeout=30) as http,
     ):
         checks = problem(http.get("/readyz"), 503, "unavailable")["checks"]
-        assert checks == {"bucket": False, "redis": False, "worker": False}
+        assert checks == {"bucket": False, "redis": False}
         response = http.put("/models", content=zip_bytes(10))
         assert "bucket" in problem(response, 503, "unavailable")["detail"]
         assert int(response.headers["retry-after"]) > 0

@@ -400,13 +400,16 @@ def test_everything_is_answered_without_redis(service: Service, redis_down: Serv
     assert redis_down.get_upload(uploads[0]) is not None
     assert [v.id for v in redis_down.list_jobs(state="queued")[0]] == [view.id]
     assert redis_down.create_upload("dataset", iter([b"x"])).state == "inspecting"
-    assert redis_down.ready() == {"bucket": True, "redis": False, "worker": False}
+    assert {part.name: part.ready for part in redis_down.ready()} == {"bucket": True, "redis": False}
     assert not redis_down.reconcile().elected
 
 
 def test_readiness(service: Service) -> None:
-    assert service.ready() == {"bucket": True, "redis": True, "worker": False}
+    def missing() -> list[str]:
+        return [part.name for part in service.ready() if not part.ready]
+
+    assert missing() == ["worker:jobs", "worker:inspections"]
     service.clock.alive(["jobs"])
-    assert not service.ready()["worker"]
+    assert missing() == ["worker:inspections"]
     service.clock.alive(["inspections"])
-    assert service.ready()["worker"]
+    assert missing() == []
