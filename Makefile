@@ -7,7 +7,7 @@ DATA   ?= data
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 BIN    := $(VENV)/bin
 
-.PHONY: env up demo test check fuzz apifuzz catalogue clean
+.PHONY: env up demo test check chaos fuzz apifuzz catalogue clean
 
 env: $(VENV)/.installed
 
@@ -34,6 +34,9 @@ check: env     ## format, lint, types, import contracts, then the suite
 	$(BIN)/lint-imports
 	$(BIN)/python -m pruning_core.algorithms --check
 	$(BIN)/python $(PYTEST)
+
+chaos: env     ## 200 jobs while every part of the service is killed again and again; about ten minutes
+	$(BIN)/python -m tests.chaos
 
 fuzz: env      ## coverage-guided fuzzing of every parser, SECONDS for each (data/fuzz keeps corpus and findings)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'

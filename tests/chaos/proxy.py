@@ -6,7 +6,6 @@ import asyncio
 import random
 import re
 import threading
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -62,28 +61,23 @@ class S3Proxy:
         listening = threading.Event()
 
         async def serve() -> None:
+            self._stopped = asyncio.Event()
             server = await asyncio.start_server(self._connected, LOOPBACK, 0)
             self.port = server.sockets[0].getsockname()[1]
             listening.set()
-            with suppress(asyncio.CancelledError):
-                await server.serve_forever()
+            await self._stopped.wait()
+            server.close()
 
         def run() -> None:
-            asyncio.set_event_loop(self._loop)
-            self._serving = self._loop.create_task(serve())
-            with suppress(asyncio.CancelledError):
-                self._loop.run_until_complete(self._serving)
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # cancels every connection at its end
+                runner.run(serve())
 
         self._thread = threading.Thread(target=run, name="s3-proxy", daemon=True)
         self._thread.start()
         assert listening.wait(10)
 
     def stop(self) -> None:
-        def cancel() -> None:
-            for task in asyncio.all_tasks(self._loop):
-                task.cancel()
-
-        self._loop.call_soon_threadsafe(cancel)
+        self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join(10)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
