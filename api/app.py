@@ -22,6 +22,7 @@ from api import (
     keys,
     metrics,
     openapi,
+    parts,
     plans,
     problems,
     quotas,
@@ -98,6 +99,7 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
         *uploads.routers(),
         *(plans.router, jobs.router, events.router, artifacts.router, webhooks.router),
         *(keys.router, quotas.router, audit.router),
+        parts.router,
         *(algorithms.router, health.router, metrics.router, openapi.router),
     )
     for router in routers:

@@ -16,6 +16,7 @@ from api.docs_page import page
 from api.documents import Job, JobRequest, Upload
 from api.errors import InsufficientScope, RateLimited, Unauthenticated
 from api.keys import KeyRequest
+from api.parts import CompleteRequest, Parts, PartsRequest, PartUrls, UrlsRequest
 from api.plans import PlanRequest
 from api.problems import MEDIA_TYPE, SCHEMA, responses
 from api.recipe_schema import recipe_schema
@@ -87,9 +88,11 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
     _add(schemas, "Recipe", recipe_schema())
     _add(schemas, "Report", Report.model_json_schema())
     # FastAPI leaves out every null, also those of examples.
-    for answer in (Upload, Job):
+    for answer in (Upload, Job, Parts, PartUrls):
         _add(schemas, answer.__name__, answer.model_json_schema(mode="serialization"))
     _add(schemas, "JobRequest", JobRequest.model_json_schema())
+    for parts_request in (PartsRequest, UrlsRequest, CompleteRequest):
+        _add(schemas, parts_request.__name__, parts_request.model_json_schema())
     _add(schemas, "PlanRequest", PlanRequest.model_json_schema())
     _add(schemas, "KeyRequest", KeyRequest.model_json_schema())
     _add(schemas, "WebhookRequest", WebhookRequest.model_json_schema())

@@ -212,6 +212,8 @@ class Blobs:
             if found.kind == "job" or found.outcome is None:
                 return found.outcome is None
             return _kept(found) == blob
+        if found is None and self._bucket.head(layout.session(self._tenant, item)) is not None:
+            return True
         # One that is on its way writes its reference before its request.
         reference = self._bucket.get_json(layout.reference(blob, item))
         if reference is None:

@@ -16,12 +16,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from jobs.errors import NotFound, Unavailable
-from jobs.s3 import Stored, error_code, s3_errors, stored, verify
+from jobs.s3 import Stored, connect, error_code, missing, s3_errors, stored, verify
 from jobs.settings import Settings
 from jobs.writer import BucketWriter
 
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 2**18
 
-_MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchBucket"}
 _EXISTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 
 
@@ -39,30 +36,13 @@ class Bucket:
 
     def __init__(self, settings: Settings) -> None:
         self.name = settings.s3_bucket
-        self._client: S3Client = boto3.session.Session().client(
-            "s3",
-            endpoint_url=settings.s3_endpoint,
-            region_name=settings.s3_region,
-            aws_access_key_id=settings.s3_access_key,
-            aws_secret_access_key=settings.s3_secret_key,
-            config=Config(
-                signature_version="s3v4",
-                s3={"addressing_style": "path" if settings.s3_endpoint else "auto"},
-                # Servers other than AWS's refuse or ignore the newer trailing checksums.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                max_pool_connections=64,
-                connect_timeout=3,
-                read_timeout=60,
-                retries={"max_attempts": 3, "mode": "standard"},
-            ),
-        )
+        self.client: S3Client = connect(settings, settings.s3_endpoint)
         # Striped: write-once on one key is atomic within the process, different keys rarely wait for each other.
         self._writing = tuple(threading.Lock() for _ in range(64))
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self.client.close()
 
     def ensure(self) -> None:
         """Make the bucket if it is not there.
@@ -72,11 +52,11 @@ class Bucket:
         """
         with s3_errors(self.name):
             try:
-                self._client.head_bucket(Bucket=self.name)
+                self.client.head_bucket(Bucket=self.name)
             except ClientError as error:
-                if error_code(error) not in _MISSING:
+                if not missing(error):
                     raise
-                self._client.create_bucket(Bucket=self.name)
+                self.client.create_bucket(Bucket=self.name)
 
     def check(self) -> None:
         """Ask whether the bucket answers.
@@ -86,7 +66,7 @@ class Bucket:
         """
         with s3_errors(self.name):
             try:
-                self._client.head_bucket(Bucket=self.name)
+                self.client.head_bucket(Bucket=self.name)
             except ClientError as error:
                 raise Unavailable(f"The bucket {self.name!r} cannot be used: {error_code(error)}.") from error
 
@@ -95,7 +75,7 @@ class Bucket:
     def put_json(self, key: str, document: dict[str, Any]) -> None:
         """Write a JSON document, over what is there."""
         with s3_errors(key):
-            self._client.put_object(
+            self.client.put_object(
                 Bucket=self.name, Key=key, Body=_encode(document), ContentType="application/json; charset=utf-8"
             )
 
@@ -103,10 +83,10 @@ class Bucket:
         """Return the document, or None if there is none."""
         with s3_errors(key):
             try:
-                with self._client.get_object(Bucket=self.name, Key=key)["Body"] as body:
+                with self.client.get_object(Bucket=self.name, Key=key)["Body"] as body:
                     document: dict[str, Any] = json.loads(body.read())
             except ClientError as error:
-                if error_code(error) in _MISSING:
+                if missing(error):
                     return None
                 raise
             return document
@@ -125,7 +105,7 @@ class Bucket:
             if self.head(key) is not None:
                 return False
             try:
-                self._client.put_object(
+                self.client.put_object(
                     Bucket=self.name, Key=key, Body=body, ContentType="application/json; charset=utf-8", IfNoneMatch="*"
                 )
             except ClientError as error:
@@ -150,7 +130,7 @@ class Bucket:
             sha256: The digest that the bytes must have (hex), if it is known already.
             content_type: Stored with the object.
         """
-        return BucketWriter(self._client, self.name, key, sha256, content_type)
+        return BucketWriter(self.client, self.name, key, sha256, content_type)
 
     def upload(
         self,
@@ -195,9 +175,9 @@ class Bucket:
         """Return what lies at the key, or None."""
         with s3_errors(key):
             try:
-                found = self._client.head_object(Bucket=self.name, Key=key)
+                found = self.client.head_object(Bucket=self.name, Key=key)
             except ClientError as error:
-                if error_code(error) in _MISSING:
+                if missing(error):
                     return None
                 raise
         return stored(key, found["ContentLength"], found)
@@ -216,9 +196,9 @@ class Bucket:
             span["Range"] = f"bytes={start or 0}-{'' if end is None else end}"
         with s3_errors(key):
             try:
-                found = self._client.get_object(Bucket=self.name, Key=key, **span)
+                found = self.client.get_object(Bucket=self.name, Key=key, **span)
             except ClientError as error:
-                if error_code(error) in _MISSING:
+                if missing(error):
                     raise NotFound("This file is not in the bucket (any more).") from error
                 raise
         # "bytes 0-9/1234": the whole size is behind the slash.
@@ -275,7 +255,7 @@ class Bucket:
     def delete(self, key: str) -> None:
         """Delete one object; deleting what is not there changes nothing."""
         with s3_errors(key):
-            self._client.delete_object(Bucket=self.name, Key=key)
+            self.client.delete_object(Bucket=self.name, Key=key)
 
     def delete_prefix(self, prefix: str) -> int:
         """Delete everything under a prefix (which must end with a slash) and return how many objects that were."""
@@ -293,7 +273,7 @@ class Bucket:
         left = limit
         while left is None or left > 0:
             with s3_errors(prefix):
-                page: Any = self._client.list_objects_v2(
+                page: Any = self.client.list_objects_v2(
                     Bucket=self.name, Prefix=prefix, MaxKeys=min(left or 1000, 1000), **options, **more
                 )
             for entry in page.get(field, ()):

@@ -37,6 +37,14 @@ class LevelNeeded(PruningError):  # noqa: N818
     status = 400
 
 
+class IncompleteUpload(PruningError):  # noqa: N818
+    """Parts of the upload are not stored yet, or not whole."""
+
+    slug = "incomplete-upload"
+    title = "Upload not complete"
+    status = 409
+
+
 class TooLarge(PruningError):  # noqa: N818
     """The body is larger than this service accepts."""
 

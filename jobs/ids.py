@@ -41,18 +41,6 @@ def new_id(kind: Kind) -> str:
     return _PREFIX[kind] + new_ulid()
 
 
-def born(name: str) -> float:
-    """Return when an id or ULID was made: Unix seconds.
-
-    >>> abs(born(new_id("job")) - time.time()) < 1
-    True
-    """
-    milliseconds = 0
-    for digit in name[-26:-16]:
-        milliseconds = milliseconds << 5 | _ALPHABET.index(digit)
-    return milliseconds / 1000
-
-
 def is_id(kind: Kind, text: str) -> bool:
     """Return whether this is a well-formed id of this kind.
 

@@ -36,6 +36,8 @@ def file(item: str) -> str:
 
 #: The prefix of all bytes that uploads refer to, of all tenants.
 BLOBS = "blobs/"
+#: The prefix of all uploads in parts, of all tenants.
+SESSIONS = "uploads/"
 
 
 def blob(tenant: str, name: str) -> str:
@@ -66,6 +68,16 @@ def unverified(blob: str) -> str:
 def pointer(tenant: str, sha256: str) -> str:
     """Return the key that says where a tenant's bytes of this digest lie."""
     return f"digests/{tenant}/{sha256}.json"
+
+
+def sessions(tenant: str) -> str:
+    """Return the prefix of a tenant's uploads in parts that are not complete."""
+    return f"{SESSIONS}{tenant}/"
+
+
+def session(tenant: str, upload: str) -> str:
+    """Return the key of what was agreed about an upload in parts; it goes when the upload is recorded."""
+    return f"{sessions(tenant)}{upload}.json"
 
 
 def cancel(item: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -82,6 +82,30 @@ class UploadView(View):
     created_at: datetime
     problem: dict[str, Any] | None = None
     inspection: dict[str, Any] | None = None
+
+
+class SessionView(View):
+    """An upload in parts, on its way or complete."""
+
+    id: str
+    kind: UploadKind
+    state: Literal["open", "complete"]
+    filename: str | None
+    size: int
+    sha256: str | None
+    part_size: int
+    parts: int
+    received: tuple[int, ...]
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class PartUrl(View):
+    """Where to send a part."""
+
+    number: int
+    size: int
+    url: str = Field(repr=False)
 
 
 def now() -> str:

@@ -1,15 +1,23 @@
-"""What reading and writing the bucket share: the record of an object, and the SDK's errors in our words."""
+"""What all that use the bucket share: the connection, the record of an object, the SDK's errors in our words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import boto3
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from jobs.errors import DigestMismatch, Unavailable
+from jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchBucket", "NoSuchUpload"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +29,29 @@ class Stored:
     etag: str
     sha256: str | None  # hex; None where it was not known before the bytes were sent (then the record has it)
     content_type: str
+
+
+def connect(settings: Settings, endpoint: str | None) -> S3Client:
+    """Return a client of the bucket's server, as it is reached at this endpoint. Safe to share between threads."""
+    client: S3Client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key,
+        aws_secret_access_key=settings.s3_secret_key,
+        config=Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path" if endpoint else "auto"},
+            # Servers other than AWS's refuse or ignore the newer trailing checksums.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            max_pool_connections=64,
+            connect_timeout=3,
+            read_timeout=60,
+            retries={"max_attempts": 3, "mode": "standard"},
+        ),
+    )
+    return client
 
 
 @contextmanager
@@ -62,6 +93,11 @@ def stored(key: str, size: int, found: Any) -> Stored:
         sha256=found.get("Metadata", {}).get("sha256"),
         content_type=found.get("ContentType", "application/octet-stream"),
     )
+
+
+def missing(error: ClientError) -> bool:
+    """Return whether the error says that there is no such bucket, object or multipart upload."""
+    return error_code(error) in _MISSING
 
 
 def error_code(error: ClientError) -> str:

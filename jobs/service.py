@@ -17,6 +17,7 @@ from jobs.ids import UploadKind
 from jobs.index import Index
 from jobs.items import Items
 from jobs.ledger import Ledger
+from jobs.multipart import Multipart
 from jobs.paging import Pager
 from jobs.queue import Queue
 from jobs.quotas import Quotas
@@ -24,6 +25,7 @@ from jobs.readiness import Load, Part, loads, parts
 from jobs.reconciler import Counts, Reconciler
 from jobs.records import JobView, UploadView, now
 from jobs.s3 import Stored
+from jobs.sessions import Sessions
 from jobs.settings import Settings
 from jobs.states import ENDED
 from jobs.submission import Submissions
@@ -52,7 +54,10 @@ class Service:
         self.ledger = Ledger(self.settings, self.bucket, self.clock, self.index)
         self.reconciler = Reconciler(self.ledger, self.clock, self.index, self.queue)
         self.outbox = Outbox(self.settings, self.bucket, self.clock, self.index, self.ledger)
-        self.sweeper = Sweeper(self.ledger)
+        self.multipart = Multipart(self.settings, self.bucket)
+        self.sweeper = Sweeper(
+            self.ledger, self.multipart, lambda tenant, upload: self.of(tenant).parts.collect(upload)
+        )
         self._views = Views(self.ledger, self.clock, self.index)
         # Reading a page of items is many small reads of the bucket; they overlap.
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="jobs")
@@ -72,6 +77,7 @@ class Service:
         self._pager = Pager(self.bucket, self.index, self._threads, tenant)
         self._submissions = Submissions(self.ledger, self._views, self._items)
         self.uploads = Uploads(self.ledger, self._views, self._pager, self._items)
+        self.parts = Sessions(self.ledger, self._items, self.uploads, self.multipart)
         self.webhooks = Webhooks(self.settings, self.bucket, self.clock, self.outbox, tenant)
 
     def close(self) -> None:

@@ -34,6 +34,15 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     max_upload_bytes: int = Field(default=16 * GiB, gt=0)
+    s3_public_endpoint: str | None = Field(
+        default=None, description="Where clients reach the S3 server, for presigned URLs. None: as the service does."
+    )
+    presigned_seconds: int = Field(default=3600, ge=10, le=7 * 24 * 3600, description="Life of a presigned URL.")
+    upload_session_seconds: float = Field(
+        default=7 * 24 * 3600.0, gt=0, description="For a presigned multipart upload to be completed."
+    )
+    max_parts: int = Field(default=10_000, ge=1, le=10_000, description="Of a presigned multipart upload.")
+    max_open_uploads: int = Field(default=100, ge=1, description="Presigned multipart uploads of one tenant.")
     abandoned_seconds: float = Field(
         default=24 * 3600.0, gt=0, description="What a broken-off request left in the bucket is removed after so long."
     )

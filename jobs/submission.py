@@ -11,7 +11,7 @@ from typing import Any
 from jobs import layout, logs
 from jobs.blobs import Blobs, bytes_of
 from jobs.clock import Down
-from jobs.errors import Conflict, NotFound, NotReady, RejectedUpload, Unavailable
+from jobs.errors import Conflict, NotFound, NotReady, QuotaExceeded, RejectedUpload, StorageFull, Unavailable
 from jobs.ids import new_id
 from jobs.items import Items
 from jobs.ledger import Item, Ledger
@@ -126,7 +126,12 @@ class Submissions:
         self._items.expect()
         request = {"id": job, "kind": "job", "created_at": now(), **logs.origin(), **checked}
         self._refer(job, checked)
-        if self._items.record(job, request):
+        try:
+            recorded = self._items.record(job, request)
+        except (QuotaExceeded, StorageFull):
+            self._let_go(job, checked)
+            raise
+        if recorded:
             self._items.announce(job)
             return self._views.job(Item(id=job, request=request, outcome=None))
         view = self._view(job)
@@ -141,9 +146,12 @@ class Submissions:
             self._blobs.refer(known["blob"], job)
         for field in inputs:
             if self._bucket.head(layout.request(checked[field])) is None:
-                for known in inputs.values():
-                    self._blobs.release(known["blob"], job)
+                self._let_go(job, checked)
                 raise _no_such(field, checked[field])
+
+    def _let_go(self, job: str, checked: dict[str, Any]) -> None:
+        for known in checked["inputs"].values():
+            self._blobs.release(known["blob"], job)
 
     def _view(self, job: str) -> JobView | None:
         found = self._items.read(job)

@@ -7,18 +7,21 @@ really to go is asked again, for each, by what owns it: so it may run beside any
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
 from jobs import layout
 from jobs.blobs import Blobs
 from jobs.clock import Down
 from jobs.errors import Unavailable
-from jobs.ids import KINDS, born, is_id
+from jobs.ids import KINDS, is_id, milliseconds
 from jobs.ledger import Ledger
+from jobs.multipart import Multipart
 from jobs.tenants import is_tenant
 
 logger = logging.getLogger(__name__)
@@ -26,6 +29,7 @@ logger = logging.getLogger(__name__)
 #: After this time another process may begin to sweep too; two do no harm.
 _LOCK_SECONDS = 900
 _SWEPT = "pruning:swept"
+_ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
 @dataclass
@@ -36,6 +40,8 @@ class Swept:
     blobs: list[str] = field(default_factory=list)
     items: list[str] = field(default_factory=list)  # remains of items without a record
     markers: list[str] = field(default_factory=list)
+    sessions: list[str] = field(default_factory=list)
+    multiparts: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -49,7 +55,15 @@ class _Known:
 class Sweeper:
     """Removes what is left over."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, multipart: Multipart, collect: Callable[[str, str], bool]) -> None:
+        """Make one.
+
+        Args:
+            ledger: The bucket and its items.
+            multipart: What is being sent in parts.
+            collect: Removes a tenant's upload in parts if it is expired (`jobs.sessions.Sessions.collect`).
+        """
+        self._multipart, self._collect = multipart, collect
         self._ledger, self._bucket, self._clock = ledger, ledger.bucket, ledger.clock
         self._settings = ledger.settings
         self._stopped = threading.Event()
@@ -75,6 +89,7 @@ class Sweeper:
                 if elected:
                     known = self._items(swept)
                     self._markers(known, swept)
+                    self._sessions(swept)
                     self._blobs(known, swept)
         except (Down, Unavailable) as error:
             logger.warning("sweep broken off error=%s", type(error).__name__)
@@ -107,6 +122,30 @@ class Sweeper:
                 self._bucket.delete(key)
                 swept.markers.append(found[0])
 
+    def _sessions(self, swept: Swept) -> None:
+        """Remove expired uploads in parts, and what was begun in the store and forgotten by whoever began it."""
+        # First what is under way, then what is known of: a session is written after its multipart upload began.
+        unfinished = list(self._multipart.unfinished())
+        live: set[str] = set()
+        for key in self._bucket.list(layout.SESSIONS):
+            tenant, _, upload = key.removeprefix(layout.SESSIONS).removesuffix(".json").partition("/")
+            found = self._bucket.get_json(key) if key.endswith(".json") else None
+            if found is None or self._stopped.is_set():
+                continue
+            if datetime.fromisoformat(found["expires_at"]) <= datetime.now(UTC) and self._collect(tenant, upload):
+                swept.sessions.append(upload)
+            else:
+                live.add(found["multipart"])
+        if self._stopped.is_set():
+            return
+        oldest = datetime.now(UTC) - timedelta(seconds=self._settings.abandoned_seconds)
+        for begun in unfinished:
+            # Other programs may use the same bucket.
+            ours = begun.key.startswith((layout.BLOBS, *map(layout.folder, KINDS)))
+            if ours and begun.id not in live and max(begun.began, _named(begun.key)) < oldest:
+                self._multipart.abort(begun.key, begun.id)
+                swept.multiparts.append(begun.key)
+
     def _blobs(self, known: _Known, swept: Swept) -> None:
         """Free bytes that nothing refers to, or that only what has gone or ended refers to."""
         needed = {item for item in known.recorded if item not in known.ended or not is_id("job", item)}
@@ -122,7 +161,7 @@ class Sweeper:
                 swept.blobs.append(blob)
 
     def _old(self, item: str) -> bool:
-        return born(item) < time.time() - self._settings.abandoned_seconds
+        return milliseconds(item) / 1000 < time.time() - self._settings.abandoned_seconds
 
     def _walk(self, prefix: str, depth: int) -> Iterator[tuple[str, list[str]]]:
         """Yield each folder that lies so deep under a prefix, by its path from there, with its keys."""
@@ -134,3 +173,9 @@ class Sweeper:
             if self._stopped.is_set():
                 return
             yield name, list(members)
+
+
+def _named(key: str) -> datetime:
+    """Return the time that the ULIDs in a key tell: moto says of every multipart upload that it began in 2010."""
+    times = [milliseconds(ulid) / 1000 for ulid in _ULID.findall(key.upper())]
+    return datetime.fromtimestamp(max(times, default=0), UTC)

@@ -50,6 +50,7 @@ MAKERS: dict[str, Callable[[httpx.Client], str]] = {
     "models": lambda client: uploaded(client, "model"),
     "datasets": lambda client: uploaded(client, "dataset"),
     "masks": lambda client: uploaded(client, "mask"),
+    "uploads": lambda client: str(client.post("/uploads", json={"kind": "model", "size": 30}).json()["id"]),
     "jobs": job,
     "webhooks": lambda client: str(client.post("/webhooks", json={"url": "https://203.0.113.1.invalid/"}).json()["id"]),
     "keys": lambda client: str(client.post("/keys", json={"name": "k", "scope": "read"}).json()["id"]),

@@ -191,7 +191,7 @@ def test_a_cancel_without_redis_keeps_the_owner(without_redis: Service, service:
 
 def test_the_default_tenant_costs_no_further_request(service: Service, red: Service) -> None:
     calls: Counter[str] = Counter()
-    service.bucket._client.meta.events.register("before-send.s3", lambda request, **_: calls.update([request.method]))
+    service.bucket.client.meta.events.register("before-send.s3", lambda request, **_: calls.update([request.method]))
 
     def cost(view: Service) -> list[Counter[str]]:
         own = uploaded(view)

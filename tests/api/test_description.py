@@ -55,6 +55,8 @@ def test_every_call_of_the_contract_is_described(document: dict[str, Any]) -> No
     others |= {(verb, "/keys") for verb in ("get", "post")} | {("get", "/keys/{id}")}
     others |= {("post", f"/keys/{{id}}/{change}") for change in ("rotate", "revoke")}
     others |= {("get", "/usage"), ("get", "/audit")}
+    others |= {("post", "/uploads"), ("get", "/uploads/{id}"), ("delete", "/uploads/{id}")}
+    others |= {("post", "/uploads/{id}/urls"), ("post", "/uploads/{id}/complete")}
     assert described == uploads | others
 
 

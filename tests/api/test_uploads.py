@@ -36,7 +36,7 @@ def nothing_stored(running_api: Api) -> Iterator[None]:
     while keys() != before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert keys() == before
-    uploads = bucket._client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", [])
+    uploads = bucket.client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", [])
     assert uploads == []
 
 

@@ -95,7 +95,7 @@ def test_broken_stream_leaves_nothing(bucket: Bucket) -> None:
 
 
 def uploads_left(bucket: Bucket) -> int:
-    return len(bucket._client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", []))
+    return len(bucket.client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", []))
 
 
 def test_streaming_takes_constant_memory(bucket: Bucket) -> None:

@@ -14,8 +14,14 @@ __all__ = ["moto_endpoint", "settings"]
 
 
 @pytest.fixture(params=["nanio", "moto"])
-def service(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Service]:
-    if request.param == "moto":
+def server(request: pytest.FixtureRequest) -> str:
+    """Which S3 server."""
+    return str(request.param)
+
+
+@pytest.fixture
+def service(server: str, request: pytest.FixtureRequest, settings: Settings) -> Iterator[Service]:
+    if server == "moto":
         settings = settings.model_copy(update={"s3_endpoint": request.getfixturevalue("moto_endpoint")})
     service = Service(settings)
     service.clock.redis.flushdb()

@@ -62,7 +62,7 @@ def crashing(service: Service, at: int) -> Iterator[Callable[[], int]]:
         if sent == at:
             raise Crash
 
-    events = service.bucket._client.meta.events
+    events = service.bucket.client.meta.events
     events.register("before-call.s3", count)
     try:
         yield lambda: sent

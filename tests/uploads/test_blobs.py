@@ -31,7 +31,7 @@ from tests.uploads.states import (
 )
 
 #: Where every line of ours is tried, one server will do.
-ON_NANIO = pytest.mark.parametrize("service", ["nanio"], indirect=True)
+ON_NANIO = pytest.mark.parametrize("server", ["nanio"])
 SMALL, LARGE = b"small", os.urandom(PART_BYTES + 1000)
 
 
@@ -68,7 +68,7 @@ def watched(service: Service) -> list[tuple[str, str]]:
     def note(params: dict[str, Any], model: Any, **_: Any) -> None:
         seen.append((model.name, str(params.get("Key"))))
 
-    service.bucket._client.meta.events.register("provide-client-params.s3", note)
+    service.bucket.client.meta.events.register("provide-client-params.s3", note)
     return seen
 
 
@@ -94,7 +94,7 @@ def test_bytes_that_are_not_announced_are_not_kept_twice(service: Service) -> No
     upload(service, LARGE)
     upload(service, LARGE)
     assert len(stored_bytes(service)) == 2
-    assert service.bucket._client.list_multipart_uploads(Bucket=service.bucket.name).get("Uploads", []) == []
+    assert service.bucket.client.list_multipart_uploads(Bucket=service.bucket.name).get("Uploads", []) == []
 
 
 @pytest.mark.parametrize("data", [b"wrong", os.urandom(PART_BYTES + 10)], ids=["small", "large"])
@@ -207,7 +207,7 @@ def test_a_job_that_comes_while_its_upload_goes_is_refused_or_keeps_the_bytes(
     for at in range(1, 100):
         model = upload(service, b"model")
         blob = bytes_of_id(service, model)
-        seen, events = 0, service.bucket._client.meta.events
+        seen, events = 0, service.bucket.client.meta.events
 
         def delete_now(at: int = at, doomed: str = model, **_: Any) -> None:
             nonlocal seen
