@@ -35,6 +35,7 @@ from api.guard import Guard, Linger, PlainPaths
 from api.rates import Rates
 from api.services import Context
 from api.settings import ApiSettings
+from api.transfers import Shares
 from api.upkeep import Upkeep
 from api.watching import Streams, Watcher
 from jobs.audit import Audit
@@ -66,6 +67,7 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
             settings=service.settings,
             api=own,
             uploads=anyio.CapacityLimiter(own.max_transfers),
+            shares=Shares(own.max_transfers_per_tenant),
             downloads=anyio.CapacityLimiter(own.max_transfers),
             watcher=watcher,
             streams=Streams(own.max_streams, own.max_streams_per_tenant),

@@ -8,6 +8,7 @@ their ``Origin``).
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from api.problems import problem_response
 from api.settings import ApiSettings, is_loopback
 from pruning_core.errors import PruningError
 
+_FORWARDED_FOR = re.compile(r'(?i)\bfor="?(\[[^]]*\]|[^;,":\s]*)')
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 
 
@@ -41,7 +43,7 @@ class Guard:
         headers, settings = Headers(scope=scope), self.settings
         host = headers.get("host", "")
         peer = scope["client"][0] if scope.get("client") else None
-        if peer is not None and not settings.keys_required and not is_loopback(peer):
+        if not settings.keys_required and ((peer is not None and not is_loopback(peer)) or _is_relayed(headers)):
             return RemoteRefused(
                 "This service has no keys, so it answers only the machine it runs on.",
                 advice="The operator may set PRUNING_API_KEYS=required, and give you a key.",
@@ -139,6 +141,12 @@ async def _discard(receive: Receive, unread: object, seconds: float) -> None:
             await asyncio.wait_for(receive(), deadline - time.monotonic())
         except TimeoutError:
             return
+
+
+def _is_relayed(headers: Headers) -> bool:
+    """Return whether a proxy says that it speaks for another machine (X-Forwarded-For: uvicorn makes that the peer)."""
+    named = headers.getlist("x-real-ip") + _FORWARDED_FOR.findall(";".join(headers.getlist("forwarded")))
+    return not all(is_loopback(name.strip('"[]')) for name in named)
 
 
 def _has_body(scope: Scope) -> bool:

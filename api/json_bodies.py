@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import Any
 from fastapi import Request
 
 from api.bodies import check_declared_size, chunks
-from api.errors import MalformedRequest, UnsupportedContentType
+from api.errors import MalformedRequest, UnsupportedContentType, UploadStalled
 from api.settings import ApiSettings
 
 _EXPECTED = "application/json"
@@ -25,6 +26,7 @@ async def read_json(request: Request, settings: ApiSettings) -> Any:
     Raises:
         UnsupportedContentType: It is declared as something else than JSON.
         TooLarge: It is longer than the settings allow.
+        UploadStalled: It does not come whole soon.
         MalformedRequest: It is not JSON, has a field twice, or a number that JSON does not know.
     """
     declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -32,8 +34,13 @@ async def read_json(request: Request, settings: ApiSettings) -> Any:
         raise UnsupportedContentType("This call reads JSON.", expected=_EXPECTED, received=declared)
     check_declared_size(request, settings.max_json_bytes)
     body = bytearray()
-    async for chunk in chunks(request, limit=settings.max_json_bytes, idle_seconds=settings.idle_seconds):
-        body += chunk
+    try:
+        # Altogether, not between two chunks: it is small, and drops of it must not hold a connection for long.
+        async with asyncio.timeout(settings.idle_seconds):
+            async for chunk in chunks(request, limit=settings.max_json_bytes, idle_seconds=settings.idle_seconds):
+                body += chunk
+    except TimeoutError:
+        raise UploadStalled(f"The body did not come whole within {settings.idle_seconds:g} s.") from None
     try:
         document = json.loads(
             body.decode("utf-8-sig"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite

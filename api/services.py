@@ -11,6 +11,7 @@ from fastapi import Depends, Path, Request
 from api.auth import Caller, caller, in_loop
 from api.rates import Rates
 from api.settings import ApiSettings
+from api.transfers import Shares
 from api.watching import Streams, Watcher
 from jobs.audit import Audit
 from jobs.keys import Keys
@@ -30,6 +31,7 @@ class Context:
     settings: Settings
     api: ApiSettings
     uploads: anyio.CapacityLimiter
+    shares: Shares
     downloads: anyio.CapacityLimiter
     watcher: Watcher
     streams: Streams

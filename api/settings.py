@@ -44,6 +44,7 @@ class ApiSettings(BaseSettings):
     stream_seconds: float = Field(default=3600, gt=0, description="Then a stream of events ends; the client resumes.")
     stream_beat_seconds: float = Field(default=15, gt=0, description="Between signs of life on a silent stream.")
     max_transfers: int = Field(default=32, ge=1, description="Uploads and downloads at one time; more wait.")
+    max_transfers_per_tenant: int = Field(default=24, ge=1, description="Uploads of one tenant; its others wait.")
     idle_seconds: float = Field(default=60.0, gt=0, description="An upload that sends nothing so long is given up.")
     shutdown_seconds: int = Field(default=10, ge=1, description="For transfers to end when the api is stopped.")
 

@@ -16,6 +16,18 @@ T = TypeVar("T")
 _WAITING_BLOCKS = 2
 
 
+class Shares:
+    """So many uploads of each tenant go on at one time: one tenant's slow ones do not keep all others out."""
+
+    def __init__(self, each: int) -> None:
+        self._each = each
+        self._of: dict[str, anyio.CapacityLimiter] = {}
+
+    def of(self, tenant: str) -> anyio.CapacityLimiter:
+        """Return what an upload of this tenant holds while it goes on."""
+        return self._of.setdefault(tenant, anyio.CapacityLimiter(self._each))
+
+
 class _End:
     """Said last by a stream that came whole."""
 

@@ -181,13 +181,14 @@ async def receive(
     first = await _head(body)
     format_hint = sniff(kind, first[:SNIFFED_BYTES])
     name = clean(form.filename if form is not None and form.filename else filename)
-    view = await store(
-        _whole(first, body),
-        lambda stream: context.service.create_upload(
-            kind, stream, filename=name, format_hint=format_hint, expected_sha256=expected
-        ),
-        context.uploads,
-    )
+    async with context.shares.of(context.service.tenant):
+        view = await store(
+            _whole(first, body),
+            lambda stream: context.service.create_upload(
+                kind, stream, filename=name, format_hint=format_hint, expected_sha256=expected
+            ),
+            context.uploads,
+        )
     response.headers["Location"] = f"/{kind}s/{view.id}"
     return upload_of(view)
 

@@ -15,6 +15,7 @@ from api.settings import ApiSettings
 from cli.embedded import free_port
 from jobs.keys import Keys
 from tests.access.conftest import Calling
+from tests.access.test_routes import MAKERS
 from tests.api.live_api import Api, api, problem, wait_for
 
 
@@ -94,10 +95,15 @@ def test_keys_that_cannot_be_made(client_of: Calling, body: dict[str, str]) -> N
 
 
 def test_revocation_reaches_every_process_within_seconds(
-    servers: dict[str, str], guarded: Api, keys: Keys, tmp_path: Path
+    guarded: Api, keys: Keys, client_of: Calling, tmp_path: Path
 ) -> None:
     key, token = keys.create("red", "test", "read", by="test")
-    with api(guarded.environment, tmp_path) as second:
+    job = MAKERS["jobs"](client_of("red"))
+    with (
+        api(guarded.environment, tmp_path) as second,
+        httpx.stream("GET", f"{second.url}/jobs/{job}/events", headers=bearer(token), timeout=20) as stream,
+    ):
+        assert stream.status_code == 200
         urls = [guarded.url, second.url]
         assert [httpx.get(f"{url}/jobs", headers=bearer(token)).status_code for url in urls] == [200, 200]
         keys.revoke("red", key.id, by="test")
@@ -107,6 +113,13 @@ def test_revocation_reaches_every_process_within_seconds(
                 seconds=7,
                 what="the revocation",
             )
+        told: list[str] = []
+        with pytest.raises(httpx.RemoteProtocolError):  # cut, as if this end had hung up
+            told.extend(stream.iter_text())
+        assert "queued" in "".join(told)
+    log = second.log.read_text()
+    assert "Traceback" not in log
+    assert "incident" not in log
 
 
 def test_without_its_bucket_it_says_503_and_not_401(servers: dict[str, str], tmp_path: Path) -> None:

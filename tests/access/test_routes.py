@@ -119,6 +119,12 @@ def test_an_id_of_another_tenant_is_unknown(client_of: Calling, verb: str, path:
     assert call(owner, verb, path, item).status_code not in {401, 403, 404}, "the owner sees it"
 
 
+def test_what_is_for_administrators() -> None:
+    for path, operations in DOCUMENT["paths"].items():
+        if path.startswith(("/keys", "/audit", "/metrics")):
+            assert {operation[SCOPE] for operation in operations.values()} == {"admin"}, path
+
+
 @pytest.mark.parametrize("path", LISTS)
 def test_lists_show_nothing_of_another_tenant(client_of: Calling, path: str) -> None:
     owner, other = client_of("red", "admin"), client_of("blue", "admin")

@@ -105,3 +105,26 @@ def test_other_machines_are_refused_even_if_uvicorn_was_bound_to_all(
     }
     anyio.run(Guard(inner, ApiSettings(keys=keys)), scope, receive, send)
     assert sent[0]["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"X-Forwarded-For": "192.0.2.1"}, 403),
+        ({"X-Forwarded-For": "127.0.0.1"}, 200),
+        ({"X-Real-IP": "192.0.2.1"}, 403),
+        ({"X-Real-IP": "127.0.0.1"}, 200),
+        ({"Forwarded": "for=192.0.2.60;proto=http;by=203.0.113.43"}, 403),
+        ({"Forwarded": 'for=127.0.0.1, For="[2001:db8::17]:4711"'}, 403),
+        ({"Forwarded": 'for="[::1]:4711";host=x'}, 200),
+        ({"Forwarded": "for=unknown"}, 403),
+        ({"Forwarded": "proto=https"}, 200),
+    ],
+)
+def test_a_proxy_here_does_not_let_other_machines_in_without_keys(
+    http: httpx.Client, headers: dict[str, str], status: int
+) -> None:
+    response = http.get("/jobs", headers=headers)
+    assert response.status_code == status
+    if status == 403:
+        assert "PRUNING_API_KEYS" in problem(response, 403, "remote-refused")["advice"]
