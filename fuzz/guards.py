@@ -38,6 +38,18 @@ class Forbidden(BaseException):
     """The input made the process do something that no input may."""
 
 
+class TooMuch(Exception):  # noqa: N818
+    """A tiny input made one operation ask for more memory than there is.
+
+    Args:
+        operation: Its name; each is another finding.
+    """
+
+    def __init__(self, operation: str) -> None:
+        super().__init__(operation)
+        self.kind = f"memory-{operation}"
+
+
 class Watch:
     """While it is entered, what no input may make the process do raises `Forbidden`.
 
@@ -92,7 +104,7 @@ class Judge:
 
     def warm_up(self, run: Callable[[bytes], None], data: bytes) -> None:
         """Run once unwatched: whatever is imported or compiled lazily is then there. A seed may only be refused."""
-        with contextlib.suppress(PruningError):
+        with contextlib.suppress(PruningError, TooMuch):
             run(data)
 
     def judge(self, run: Callable[[bytes], None], data: bytes) -> None:
@@ -107,7 +119,7 @@ class Judge:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            self._keep(data, error, type(error).__name__)
+            self._keep(data, error, str(getattr(error, "kind", type(error).__name__)))
         spent = time.process_time() - began
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
         if spent > SLOW_SECONDS:

@@ -1,3 +1,15 @@
 """The targets by name; apart from their code, so that the command line imports no torch."""
 
-TARGETS = ("pt2", "npz", "builtin", "archive", "bind", "recipe", "form", "dataset_safetensors", "masks", "headers")
+TARGETS = (
+    "pt2",
+    "operations",
+    "npz",
+    "builtin",
+    "archive",
+    "bind",
+    "recipe",
+    "form",
+    "dataset_safetensors",
+    "masks",
+    "headers",
+)

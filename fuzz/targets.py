@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from fuzz import http_targets, mutators, seeds
-from fuzz.guards import storable
+from fuzz import http_targets, mutators, operations, seeds
+from fuzz.guards import TooMuch, storable
 from fuzz.mutators import Chance
 from pruning_core.calibration import bind, read_dataset
-from pruning_core.errors import PruningError
 from pruning_core.formats import read_model, same_bits, write_model
 from pruning_core.formats.archive import Archive
 from pruning_core.formats.masks import read_masks, write_masks
@@ -89,7 +88,7 @@ def _whole(path: Path, network: Network) -> None:
 
 
 def _forward(network: Network) -> None:
-    """Run on tiny inputs; PyTorch may run out of memory, which the sandbox reports by name."""
+    """Run on tiny inputs: what they take must follow from them, not from the scalars of the graph."""
     inputs = []
     for wanted in network.inputs:
         shape = [2 if size is None else size for size in wanted.shape]
@@ -103,8 +102,23 @@ def _forward(network: Network) -> None:
         try:
             network.run(inputs)
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, PruningError) or "allocate memory" not in str(error):
+            if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
                 raise
+            raise TooMuch(_operation(error)) from None
+
+
+def operated(data: bytes) -> None:
+    """A model of arbitrary operations, read and run."""
+    network = read_model(_file("model", operations.archive(data)))
+    inspect_model(_FOLDER, {}, _nothing)
+    _forward(network)
+
+
+def _operation(error: BaseException) -> str:
+    frame = error.__traceback__
+    while frame is not None and "node" not in frame.tb_frame.f_locals:
+        frame = frame.tb_next
+    return str(frame.tb_frame.f_locals["node"].op) if frame else "?"
 
 
 def archive(data: bytes) -> None:
@@ -216,6 +230,7 @@ def _datasets() -> tuple[bytes, ...]:
 
 TARGETS: dict[str, Target] = {
     "pt2": Target(run=pt2, seeds=seeds.pt2, mutate=_zip_model),
+    "operations": Target(run=operated, seeds=lambda: tuple(bytes([i]) * 24 for i in range(0, 256, 5)), most=96),
     "archive": Target(
         run=archive, seeds=lambda: (*seeds.pt2()[:1], *seeds.npz()[::2]), mutate=_zip_model, most=1 << 15
     ),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pruning_core.errors import UnsupportedModel
-from pruning_core.network.graph import Graph, Node
+from pruning_core.network.graph import Graph, Node, OwnDevice
 from pruning_core.network.kernels import KERNELS, SCALAR_OPS
 
 _EVAL_ADVICE = "Call model.eval() before torch.export.export, and export again."
@@ -117,6 +117,15 @@ _EVAL_ARGUMENTS: dict[str, tuple[str, ...]] = {
 }
 
 
+#: Types that PyTorch also takes as integers, and then reads out of bounds for those that it does not know.
+_CODED: dict[str, type] = {
+    "ScalarType": torch.dtype,
+    "Layout": torch.layout,
+    "MemoryFormat": torch.memory_format,
+    "Device": OwnDevice,
+}
+
+
 @cache
 def overload(op: str) -> Callable[..., Any]:
     """Return the aten overload of this name, which must be on the allowlist.
@@ -136,6 +145,18 @@ def argument_names(op: str) -> tuple[tuple[str, bool], ...]:
     """Return (name, keyword only) of each argument of an aten operation on the allowlist, in order."""
     schema: Any = overload(op)
     return tuple((argument.name, argument.kwarg_only) for argument in schema._schema.arguments)
+
+
+@cache
+def _codes(op: str) -> dict[str, type]:
+    """Return the arguments of an aten operation that PyTorch takes as codes, and what they must be here."""
+    schema: Any = overload(op)
+    kinds = {argument.name: str(argument.real_type) for argument in schema._schema.arguments}
+    return {name: _CODED[kind] for name, text in kinds.items() if (kind := _bare(text)) in _CODED}
+
+
+def _bare(kind: str) -> str:
+    return kind.removeprefix("Optional[").removesuffix("]")
 
 
 def check(graph: Graph) -> None:
@@ -163,6 +184,14 @@ def _check_arguments(node: Node) -> None:
             expected=sorted(known),
             received=extra,
         )
+    for name, kind in _codes(node.op).items():
+        value = node.arguments.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise UnsupportedModel(
+                f"The node {node.name!r} gives {node.op} a {name!r} that is none.",
+                expected=kind.__name__,
+                received=str(value),
+            )
 
 
 def _check_eval_mode(node: Node) -> None:

@@ -40,6 +40,13 @@ def scalar(op: str, *values: Any) -> dict[str, Any]:
         node("aten.bitwise_not.default", "n", self=tensor("linear")),
         node("aten.erfinv.default", "n", self=tensor("x"), more=tensor("x")),
         node("aten.linear.default", "n", input=tensor("x"), weight=tensor("x"), bias={"as_float": 1.0}),
+        *(
+            node("aten.to.dtype", "n", self=tensor("x"), dtype=code)  # read out of bounds by PyTorch: minutes and GiB
+            for code in ({"as_int": -3}, {"as_int": 10**9}, {"as_float": 1.0}, {"as_string": "x"}, tensor("x"))
+        ),
+        node("aten.clone.default", "n", self=tensor("x"), memory_format={"as_int": 99}),
+        node("aten.zeros.default", "n", size={"as_ints": [1]}, layout={"as_int": 77}),
+        node("aten.zeros.default", "n", size={"as_ints": [1]}, device={"as_string": "cuda:99"}),
         node("aten.view.default", "n", self=tensor("x"), size={"as_ints": [2**40]}),
         node("aten.select.int", "n", self=tensor("x"), dim={"as_int": 2**62}, index={"as_int": 0}),
         node("aten.conv2d.default", "n", input=tensor("x"), weight=tensor("x"), stride={"as_ints": [0, 0]}),
