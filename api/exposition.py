@@ -73,7 +73,7 @@ class _Collector:
                 gauges["pruning_worker_disk_free_bytes"].add_metric([load.queue], load.disk_free_bytes)
         yield from gauges.values()
         pending = GaugeMetricFamily("pruning_webhook_deliveries_pending", "Messages that are still to be delivered.")
-        pending.add_metric([], self._service.outbox.pending())
+        pending.add_metric([], self._service.outbox.agenda.pending())
         yield pending
 
     def _counted(self) -> Iterator[Metric]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
+from urllib3.exceptions import HTTPError
 
 from jobs.errors import NotFound, Unavailable
 from jobs.s3 import Stored, connect, error_code, missing, s3_errors, stored, verify
@@ -26,6 +27,8 @@ from jobs.writer import BucketWriter
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+#: Of a document that came torn.
+_READS = 5
 CHUNK_BYTES = 2**18
 
 _EXISTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
@@ -81,15 +84,22 @@ class Bucket:
 
     def get_json(self, key: str) -> dict[str, Any] | None:
         """Return the document, or None if there is none."""
-        with s3_errors(key):
-            try:
-                with self.client.get_object(Bucket=self.name, Key=key)["Body"] as body:
-                    document: dict[str, Any] = json.loads(body.read())
-            except ClientError as error:
-                if missing(error):
-                    return None
-                raise
-            return document
+        for again in reversed(range(_READS)):
+            with s3_errors(key):
+                try:
+                    with self.client.get_object(Bucket=self.name, Key=key)["Body"] as body:
+                        document: dict[str, Any] = json.loads(body.read())
+                except ClientError as error:
+                    if missing(error):
+                        return None
+                    raise
+                except (ValueError, HTTPError):
+                    # While a document is being replaced, nanio announces the length of one and sends the other.
+                    if not again:
+                        raise
+                else:
+                    return document
+        raise AssertionError
 
     def write_once(self, key: str, document: dict[str, Any]) -> bool:
         """Write the document unless the key exists.

@@ -108,6 +108,8 @@ class JsonLines(logging.Formatter):
             "event": event,
             **{name + "_" * (name in _TAKEN): value for name, value in {**_bound.get(), **fields}.items()},
         }
+        if (trace := tracing.current()) is not None:
+            line["trace_id"] = trace.split("-")[1]
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str).encode("utf-8", "replace").decode()

@@ -11,9 +11,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime
 from itertools import islice
-from typing import Any
 
 from jobs import layout
 from jobs.bucket import Bucket
@@ -24,9 +22,9 @@ from jobs.ledger import Item, Ledger
 from jobs.settings import Settings
 from jobs.tenants import owner
 from jobs.webhooks import records
+from jobs.webhooks.agenda import Agenda
 from jobs.webhooks.records import Delivery, Webhook
 
-_DUE = "pruning:webhooks:due"
 _SWEPT = "pruning:webhooks:swept"
 _SWEEP_SECONDS = 30
 #: Jobs told of in one tick.
@@ -43,7 +41,7 @@ class Outbox:
     def __init__(self, settings: Settings, bucket: Bucket, clock: Clock, index: Index, ledger: Ledger) -> None:
         self._settings, self._bucket, self._clock, self._index = settings, bucket, clock, index
         self._ledger = ledger
-        self._redis = clock.redis
+        self._redis, self.agenda = clock.redis, Agenda(clock.redis)
 
     # -- webhooks --------------------------------------------------------------------------------------------------
 
@@ -78,7 +76,7 @@ class Outbox:
                 return
         self._bucket.put_json(records.DUE + name, {"id": delivery.id})
         with suppress(Down):
-            self._redis.zadd(_DUE, {name: 0}, nx=True)
+            self.agenda.add([name])
 
     def read(self, name: str) -> Delivery | None:
         """Return a delivery, or None if its webhook was deleted."""
@@ -93,28 +91,15 @@ class Outbox:
             return
         self._bucket.put_json(records.record(name), records.json(delivery))
         if delivery.state == "pending" and delivery.next_at is not None:
-            self.wait(name, delivery.next_at)
+            self.agenda.wait(name, delivery.next_at)
         else:
             self.drop(name)
             self._trim(delivery)
 
-    def wait(self, name: str, until: datetime) -> None:
-        """Note when a delivery is due."""
-        self._redis.zadd(_DUE, {name: until.timestamp()})
-
     def drop(self, name: str) -> None:
         """Forget a delivery that is settled, or whose webhook was deleted."""
         self._bucket.delete(records.DUE + name)
-        self._redis.zrem(_DUE, name)
-
-    def due(self, limit: int) -> list[str]:
-        """Return names of deliveries that are due, the longest due first."""
-        found: Any = self._redis.zrange(_DUE, "-inf", str(time.time()), byscore=True, offset=0, num=limit)
-        return [str(name) for name in found]
-
-    def pending(self) -> int:
-        """Return how many deliveries are still to be made, as far as Redis knows."""
-        return self._redis.zcard(_DUE)
+        self.agenda.drop(name)
 
     def deliveries(self, tenant: str, webhook: str, limit: int) -> list[Delivery]:
         """Return the last deliveries of a webhook, newest first."""
@@ -155,8 +140,8 @@ class Outbox:
 
     def _sweep(self) -> set[str]:
         """Read every marker, and note what Redis does not know (any more)."""
-        for name in filter(records.is_name, (key[len(records.DUE) :] for key in self._bucket.list(records.DUE))):
-            self._redis.zadd(_DUE, {name: 0}, nx=True)
+        names = (key[len(records.DUE) :] for key in self._bucket.list(records.DUE))
+        self.agenda.add(filter(records.is_name, names))
         marked = [key[len(layout.TO_TELL) :] for key in self._bucket.list(layout.TO_TELL)]
         jobs = [job for job in marked if is_id("job", job)]
         if not self._index.complete():

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
 _THREADS = 8
-#: A slow receiver takes no more threads than these.
-_PER_WEBHOOK = 2
+#: A slow receiver, and all of one tenant's, take no more threads than these.
+_PER_WEBHOOK, _PER_TENANT = 2, 4
 #: Beyond the time of one attempt, a delivery that a dead process held is free again after so long.
 _MARGIN_SECONDS = 10
 _LONGEST_RETRY_AFTER = 86400.0
@@ -46,7 +46,7 @@ class Sender:
         self._settings, self._clock, self._outbox, self._resolver = settings, clock, outbox, resolver
         self._stop = threading.Event()
         self._guard = threading.Lock()
-        self._in_flight: dict[str, str] = {}
+        self._in_flight: set[str] = set()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="webhooks")
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
@@ -75,17 +75,18 @@ class Sender:
     def tick(self) -> None:
         """Record the deliveries of jobs that have ended, and begin those that are due."""
         self._outbox.tell_ended()
-        for name in self._outbox.due(_THREADS * 10):
+        for name in self._outbox.agenda.due(_PER_WEBHOOK):
             if self._taken(name):
                 self._threads.submit(self._guarded, name)
 
     def _taken(self, name: str) -> bool:
-        webhook = name.split("/")[1]
+        tenant, webhook, _ = name.split("/")
         with self._guard:
-            busy = Counter(self._in_flight.values())
-            if name in self._in_flight or busy.total() >= _THREADS or busy[webhook] >= _PER_WEBHOOK:
+            busy = Counter(part for other in self._in_flight for part in other.split("/")[:2])
+            full = len(self._in_flight) >= _THREADS or busy[tenant] >= _PER_TENANT or busy[webhook] >= _PER_WEBHOOK
+            if full or name in self._in_flight:
                 return False
-            self._in_flight[name] = webhook
+            self._in_flight.add(name)
             return True
 
     def _guarded(self, name: str) -> None:
@@ -97,7 +98,7 @@ class Sender:
             logger.exception("a delivery failed; it is tried again")
         finally:
             with self._guard:
-                del self._in_flight[name]
+                self._in_flight.discard(name)
 
     def deliver(self, name: str) -> None:
         """Make one attempt, if nobody else is at it and it is due."""
@@ -110,7 +111,7 @@ class Sender:
                 self._outbox.drop(name)
                 return
             if delivery.next_at is not None and delivery.next_at > records.time():
-                self._outbox.wait(name, delivery.next_at)
+                self._outbox.agenda.wait(name, delivery.next_at)
                 return
             webhook = self._outbox.webhook(delivery.tenant, delivery.webhook)
             if webhook is None:

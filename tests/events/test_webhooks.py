@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from jobs.service import Service
 from jobs.webhooks import records
 from tests.api.live_api import Api, api, problem
 from tests.events.playing import Turn, end, queued_job
-from tests.events.receiver import Got, Receiver, receiver
+from tests.events.receiver import Got, Receiver, drip, receiver
 from tests.jobs.cluster import Cluster, eventually, settings_from
 
 FAST = {
@@ -320,9 +321,35 @@ def test_a_crash_at_any_step_leaves_something_to_begin_from(running: Cluster, th
     service.close()
 
 
+def test_a_receiver_that_is_away_delays_no_other(
+    http: httpx.Client, hook: dict[str, Any], there: Receiver, sending: Api
+) -> None:
+    """Hundreds of messages to one that never answers, of this tenant and of another; then one to a good one."""
+    with receiver() as away:
+        away.answers = [drip] * 1000
+        dead = [http.post("/webhooks", json={"url": away.url}).json()["id"]]
+        others = sending.service.of("others")
+        dead_too = others.outbox.webhook("default", dead[0])
+        assert dead_too is not None
+        key = f"webhooks/others/{dead[0]}.json"
+        sending.service.bucket.put_json(key, {**records.json(dead_too), "tenant": "others"})
+        for _ in range(8):
+            http.post(f"/webhooks/{dead[0]}/test")
+            others.webhooks.test(dead[0])
+        eventually(lambda: len(away.got) >= 4, 10, "it is tried")
+        started = time.monotonic()
+        http.post(f"/webhooks/{hook['id']}/test")
+        came(there)
+        assert time.monotonic() - started < 5
+        assert sending.service.outbox.agenda.pending() > 8
+        http.delete(f"/webhooks/{dead[0]}")
+        others.webhooks.delete(dead[0])
+        eventually(lambda: sending.service.outbox.agenda.pending() == 0, 20, "what was for it is dropped")
+
+
 def deliver_all(service: Service) -> None:
     service.outbox.tell_ended()
     sender = service.sender()
-    for name in service.outbox.due(100):
+    for name in service.outbox.agenda.due(100):
         sender.deliver(name)
     sender.stop(1)

@@ -173,3 +173,22 @@ def test_server_that_is_down(settings: Settings) -> None:
     for call in (bucket.check, bucket.ensure, lambda: bucket.get_json("a"), lambda: list(bucket.list("a"))):
         with pytest.raises(Unavailable):
             call()
+
+
+def test_a_document_that_is_being_replaced_is_read_whole(bucket: Bucket) -> None:
+    written, ended = [{"n": n, "text": "x" * (n % 7) * 300} for n in range(7)], threading.Event()
+    bucket.put_json("replaced.json", written[0])
+
+    def replace() -> None:
+        while not ended.is_set():
+            for document in written:
+                bucket.put_json("replaced.json", document)
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        for _ in range(50):
+            assert bucket.get_json("replaced.json") in written
+    finally:
+        ended.set()
+        writer.join()
