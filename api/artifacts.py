@@ -54,8 +54,10 @@ class Download(StreamingResponse):
             await super().stream_response(send)
 
 
-async def send(job: str, name: ArtifactName, sparsity: float | None, request: Request, context: Context) -> Response:
-    """Answer a download, conditional or partial.
+async def send(
+    job: str, name: ArtifactName, sparsity: float | None, request: Request, context: Context, *, redirect: bool
+) -> Response:
+    """Answer a download, conditional or partial, or say from where the bucket itself sends it.
 
     Raises:
         NotFound: There is no such job or level.
@@ -67,6 +69,16 @@ async def send(job: str, name: ArtifactName, sparsity: float | None, request: Re
     stored = await run_in_threadpool(service.artifact, job, name, sparsity)
     if stored.sha256 is None:
         raise Unavailable("The bucket does not say the SHA-256 of this file.", advice="Tell the operator.")
+    if redirect:
+        named = disposition(await run_in_threadpool(_filename, service, job, name, sparsity))
+        url = service.multipart.download_url(
+            stored.key,
+            disposition=named,
+            content_type=_MEDIA_TYPE[name],
+            seconds=context.settings.presigned_seconds,
+            head=request.method == "HEAD",
+        )
+        return Response(status_code=307, headers={"Location": url, "Cache-Control": "no-store"})
     etag = f'"{stored.sha256}"'
     always = {
         "ETag": etag,
@@ -125,13 +137,21 @@ def _documented(name: ArtifactName) -> dict[int | str, dict[str, Any]]:
     return {
         200: {"description": "The file.", "headers": headers, "content": content},
         206: {"description": "The wanted range of it.", "headers": headers, "content": content},
+        307: {
+            "description": "With `?redirect=true`: a presigned URL of the bucket, which also answers ranges.",
+            "headers": {"Location": {"description": "A secret, good for an hour.", "schema": {"type": "string"}}},
+        },
         304: {"description": "The client has it already (If-None-Match)."},
-        **responses(*((NotFound, NotReady) if name == "report" else (LevelNeeded, NotFound, NotReady, InvalidRequest))),
+        **responses(NotFound, NotReady, InvalidRequest, *(() if name == "report" else (LevelNeeded,))),
         **responses(RangeNotSatisfiable, Unavailable),
     }
 
 
 _Range = Annotated[str | None, Header(alias="Range", description="One range, e.g. `bytes=1000-`.")]
+_Redirect = Annotated[
+    bool,
+    Query(description="Answer with a redirect (307) to the bucket: large files need not pass through the api."),
+]
 _Sparsity = Annotated[
     float | None,
     Query(ge=0, le=1, description="Which level, as the job's `result` names it; needed where there are several."),
@@ -149,12 +169,19 @@ def _add(name: ArtifactName) -> None:
     }
 
     async def of_level(
-        id: JobId, request: Request, context: WithContext, sparsity: _Sparsity = None, _range: _Range = None
+        id: JobId,
+        request: Request,
+        context: WithContext,
+        sparsity: _Sparsity = None,
+        redirect: _Redirect = False,
+        _range: _Range = None,
     ) -> Response:
-        return await send(id, name, sparsity, request, context)
+        return await send(id, name, sparsity, request, context, redirect=redirect)
 
-    async def of_job(id: JobId, request: Request, context: WithContext, _range: _Range = None) -> Response:
-        return await send(id, name, None, request, context)
+    async def of_job(
+        id: JobId, request: Request, context: WithContext, redirect: _Redirect = False, _range: _Range = None
+    ) -> Response:
+        return await send(id, name, None, request, context, redirect=redirect)
 
     download = of_job if name == "report" else of_level
     router.add_api_route(path, download, methods=["GET"], **described)

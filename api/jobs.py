@@ -122,6 +122,21 @@ async def get(id: JobId, context: WithContext, request: Request, response: Respo
     return job_of(await waiting.as_preferred(request, response, context, view, read))
 
 
+@router.delete(
+    "/{id}",
+    summary="Delete a job that has ended",
+    description="With all that it made: models, masks, report. Its `Idempotency-Key` is forgotten too, so that the "
+    "same request makes a new job. What quotas count, and the audit log, keep its id. One that has not ended is "
+    "refused (409): cancel it first.",
+    operation_id="delete_job",
+    status_code=204,
+    responses=responses(NotFound, Conflict, Unavailable),
+)
+def delete(id: JobId, service: WithService) -> None:
+    """Delete the job."""
+    service.delete_job(id)
+
+
 @router.post(
     "/{id}/cancel",
     summary="Cancel a job",

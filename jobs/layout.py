@@ -38,6 +38,8 @@ def file(item: str) -> str:
 BLOBS = "blobs/"
 #: The prefix of all uploads in parts, of all tenants.
 SESSIONS = "uploads/"
+#: The prefix of what tenants used.
+USAGE = "usage/"
 
 
 def blob(tenant: str, name: str) -> str:
@@ -153,7 +155,7 @@ def quota(tenant: str) -> str:
 
 def usage(tenant: str, what: str, when: str) -> str:
     """Return the prefix of objects whose names say what a tenant used in a day or month."""
-    return f"usage/{tenant}/{what}/{when}/"
+    return f"{USAGE}{tenant}/{what}/{when}/"
 
 
 def audit(tenant: str, day: str | None = None) -> str:

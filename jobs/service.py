@@ -12,6 +12,7 @@ from jobs import layout
 from jobs.artifacts import ArtifactName, wanted
 from jobs.bucket import Bucket
 from jobs.clock import Clock, Down
+from jobs.deletion import Deletions
 from jobs.errors import Conflict, NotFound, NotReady
 from jobs.ids import UploadKind
 from jobs.index import Index
@@ -55,9 +56,7 @@ class Service:
         self.reconciler = Reconciler(self.ledger, self.clock, self.index, self.queue)
         self.outbox = Outbox(self.settings, self.bucket, self.clock, self.index, self.ledger)
         self.multipart = Multipart(self.settings, self.bucket)
-        self.sweeper = Sweeper(
-            self.ledger, self.multipart, lambda tenant, upload: self.of(tenant).parts.collect(upload)
-        )
+        self.sweeper = Sweeper(self.ledger, self.multipart, self.of)
         self._views = Views(self.ledger, self.clock, self.index)
         # Reading a page of items is many small reads of the bucket; they overlap.
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="jobs")
@@ -78,6 +77,7 @@ class Service:
         self._submissions = Submissions(self.ledger, self._views, self._items)
         self.uploads = Uploads(self.ledger, self._views, self._pager, self._items)
         self.parts = Sessions(self.ledger, self._items, self.uploads, self.multipart)
+        self._deletions = Deletions(self.ledger, self._items, self.outbox)
         self.webhooks = Webhooks(self.settings, self.bucket, self.clock, self.outbox, tenant)
 
     def close(self) -> None:
@@ -295,6 +295,16 @@ class Service:
                 received=view.state,
             )
         return view
+
+    def delete_job(self, job: str) -> None:
+        """Delete a job that has ended, with all that it made. Its idempotency key may then make a new job.
+
+        Raises:
+            NotFound: There is none of this id.
+            Conflict: It has not ended.
+            Unavailable: Bucket or Redis does not answer.
+        """
+        self._deletions.delete(job)
 
     def artifact(self, job: str, name: ArtifactName, sparsity: float | None = None) -> Stored:
         """Return the record of an artifact of a job that succeeded; its SHA-256 is always known.

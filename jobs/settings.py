@@ -46,6 +46,12 @@ class Settings(BaseSettings):
     abandoned_seconds: float = Field(
         default=24 * 3600.0, gt=0, description="What a broken-off request left in the bucket is removed after so long."
     )
+    retention_jobs_days: float | None = Field(
+        default=None, gt=0, description="Jobs are deleted so long after they ended. None: kept until somebody does."
+    )
+    retention_uploads_days: float | None = Field(
+        default=None, gt=0, description="Uploads are deleted so long after they came, unless an open job uses them."
+    )
     sweep_seconds: float = Field(default=3600.0, gt=0, description="How often what nobody needs is looked for.")
     lease_seconds: float = Field(default=10.0, gt=0, description="A worker not heard of for so long is dead.")
     heartbeat_seconds: float = Field(default=2.0, gt=0)

@@ -48,7 +48,7 @@ class Submissions:
         named = {field: upload for field, upload in uploads.items() if upload is not None or field == "validation"}
         body = {**named, "recipe": recipe, "labels": _checked_labels(labels)}
         if idempotency_key is None:
-            return self._record(new_id("job"), self._checked(body)), True
+            return self._record(new_id("job"), self._checked(body), None), True
         if not 0 < len(idempotency_key) <= MAX_KEY_LENGTH:
             raise InputError(
                 "The idempotency key has an impossible length.",
@@ -66,7 +66,7 @@ class Submissions:
             checked = self._checked(body)
             mine = {"job": new_id("job"), "digest": digest, "created_at": now()}
             if self._bucket.write_once(where, mine):
-                return self._record(mine["job"], checked), True
+                return self._record(mine["job"], checked, where), True
             known = self._bucket.get_json(where) or mine
         if known["digest"] != digest:
             raise Conflict(
@@ -78,7 +78,7 @@ class Submissions:
         view = self._view(job)
         if view is None:
             # A crash between the two writes leaves a key without its job: then it is made now, under the same id.
-            view = self._record(job, self._checked(body))
+            view = self._record(job, self._checked(body), where)
         elif view.state == first("job"):
             # A crash after them leaves a job that nobody was told of until the next comparison with the bucket.
             self._items.announce(job)
@@ -122,9 +122,16 @@ class Submissions:
             items[field] = found
         return items
 
-    def _record(self, job: str, checked: dict[str, Any]) -> JobView:
+    def _record(self, job: str, checked: dict[str, Any], idempotency: str | None) -> JobView:
         self._items.expect()
-        request = {"id": job, "kind": "job", "created_at": now(), **logs.origin(), **checked}
+        request = {
+            "id": job,
+            "kind": "job",
+            "created_at": now(),
+            **logs.origin(),
+            **checked,
+            "idempotency": idempotency,
+        }
         self._refer(job, checked)
         try:
             recorded = self._items.record(job, request)

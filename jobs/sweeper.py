@@ -11,24 +11,29 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
+from typing import Protocol
 
 from jobs import layout
 from jobs.blobs import Blobs
 from jobs.clock import Down
-from jobs.errors import Unavailable
+from jobs.errors import Conflict, NotFound, Unavailable
 from jobs.ids import KINDS, is_id, milliseconds
-from jobs.ledger import Ledger
+from jobs.ledger import Item, Ledger
 from jobs.multipart import Multipart
-from jobs.tenants import is_tenant
+from jobs.sessions import Sessions
+from jobs.tenants import is_tenant, owner
 
 logger = logging.getLogger(__name__)
 
 #: After this time another process may begin to sweep too; two do no harm.
 _LOCK_SECONDS = 900
 _SWEPT = "pruning:swept"
+#: Quotas look at the day and the month that it is.
+_USAGE_DAYS = 62
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
@@ -38,6 +43,7 @@ class Swept:
 
     elected: bool = False
     blobs: list[str] = field(default_factory=list)
+    retired: list[str] = field(default_factory=list)  # jobs and uploads that were kept long enough
     items: list[str] = field(default_factory=list)  # remains of items without a record
     markers: list[str] = field(default_factory=list)
     sessions: list[str] = field(default_factory=list)
@@ -52,18 +58,32 @@ class _Known:
     ended: set[str] = field(default_factory=set)
 
 
+class Acting(Protocol):
+    """What `jobs.service.Service` is to the sweeper: the use cases of one tenant."""
+
+    @property
+    def parts(self) -> Sessions:
+        """Uploads in parts."""
+
+    def delete_job(self, job: str) -> None:
+        """Delete a job that has ended."""
+
+    def delete_upload(self, upload: str) -> None:
+        """Delete an upload that no open job uses."""
+
+
 class Sweeper:
     """Removes what is left over."""
 
-    def __init__(self, ledger: Ledger, multipart: Multipart, collect: Callable[[str, str], bool]) -> None:
+    def __init__(self, ledger: Ledger, multipart: Multipart, acting: Callable[[str], Acting]) -> None:
         """Make one.
 
         Args:
             ledger: The bucket and its items.
             multipart: What is being sent in parts.
-            collect: Removes a tenant's upload in parts if it is expired (`jobs.sessions.Sessions.collect`).
+            acting: The use cases of a tenant.
         """
-        self._multipart, self._collect = multipart, collect
+        self._multipart, self._acting = multipart, acting
         self._ledger, self._bucket, self._clock = ledger, ledger.bucket, ledger.clock
         self._settings = ledger.settings
         self._stopped = threading.Event()
@@ -88,7 +108,9 @@ class Sweeper:
                 swept.elected = elected
                 if elected:
                     known = self._items(swept)
+                    self._retire(known, swept)
                     self._markers(known, swept)
+                    self._usage()
                     self._sessions(swept)
                     self._blobs(known, swept)
         except (Down, Unavailable) as error:
@@ -113,6 +135,25 @@ class Sweeper:
                     swept.items.append(item)
         return known
 
+    def _retire(self, known: _Known, swept: Swept) -> None:
+        """Delete jobs and uploads that were kept as long as the settings say; jobs first: they use uploads."""
+        for item in sorted(known.recorded, key=lambda item: not is_id("job", item)):
+            is_job = is_id("job", item)
+            days = self._settings.retention_jobs_days if is_job else self._settings.retention_uploads_days
+            if days is None or self._stopped.is_set() or (is_job and item not in known.ended):
+                continue
+            oldest = datetime.now(UTC) - timedelta(days=days)
+            if milliseconds(item) / 1000 > oldest.timestamp():
+                continue  # without reading it: it is younger than its id says at best
+            found = self._ledger.read(item)
+            since = None if found is None else (found.outcome or {}).get("ended_at") if is_job else _came(found)
+            if found is None or since is None or datetime.fromisoformat(since) > oldest:
+                continue
+            acting = self._acting(owner(found.request))
+            with suppress(NotFound, Conflict):  # somebody was quicker; an open job uses it
+                (acting.delete_job if is_job else acting.delete_upload)(item)
+                swept.retired.append(item)
+
     def _markers(self, known: _Known, swept: Swept) -> None:
         for key in self._bucket.list(layout.MARKERS):
             found = layout.marked(key)
@@ -121,6 +162,14 @@ class Sweeper:
             if self._bucket.head(layout.request(found[0])) is None:
                 self._bucket.delete(key)
                 swept.markers.append(found[0])
+
+    def _usage(self) -> None:
+        """Forget what tenants used in months that no quota looks at any more: it names jobs."""
+        oldest = (datetime.now(UTC) - timedelta(days=_USAGE_DAYS)).strftime("%Y-%m")
+        for key in self._bucket.list(layout.USAGE):
+            when = key.removeprefix(layout.USAGE).split("/")[2:3]
+            if when and when[0][:7] < oldest and not self._stopped.is_set():
+                self._bucket.delete(key)
 
     def _sessions(self, swept: Swept) -> None:
         """Remove expired uploads in parts, and what was begun in the store and forgotten by whoever began it."""
@@ -132,7 +181,9 @@ class Sweeper:
             found = self._bucket.get_json(key) if key.endswith(".json") else None
             if found is None or self._stopped.is_set():
                 continue
-            if datetime.fromisoformat(found["expires_at"]) <= datetime.now(UTC) and self._collect(tenant, upload):
+            if datetime.fromisoformat(found["expires_at"]) <= datetime.now(UTC) and self._acting(tenant).parts.collect(
+                upload
+            ):
                 swept.sessions.append(upload)
             else:
                 live.add(found["multipart"])
@@ -179,3 +230,8 @@ def _named(key: str) -> datetime:
     """Return the time that the ULIDs in a key tell: moto says of every multipart upload that it began in 2010."""
     times = [milliseconds(ulid) / 1000 for ulid in _ULID.findall(key.upper())]
     return datetime.fromtimestamp(max(times, default=0), UTC)
+
+
+def _came(upload: Item) -> str:
+    created: str = upload.request["created_at"]
+    return created

@@ -96,6 +96,20 @@ class Outbox:
             self.drop(name)
             self._trim(delivery)
 
+    def forget(self, job: Item) -> None:
+        """Drop what was, or is still to be, told of a job that is being deleted.
+
+        Raises:
+            Down: Redis does not answer.
+        """
+        self._bucket.delete(layout.to_tell(job.id))
+        if job.outcome is None:
+            return
+        for webhook in self.webhooks(owner(job.request)):
+            name = records.name(_delivery(webhook, f"job.{job.outcome['state']}", job, 1))
+            self._bucket.delete(records.record(name))
+            self.drop(name)
+
     def drop(self, name: str) -> None:
         """Forget a delivery that is settled, or whose webhook was deleted."""
         self._bucket.delete(records.DUE + name)

@@ -44,7 +44,13 @@ def test_every_call_of_the_contract_is_described(document: dict[str, Any]) -> No
             ("delete", "/{id}"),
         ]
     }
-    others = {("post", "/jobs"), ("get", "/jobs"), ("get", "/jobs/{id}"), ("post", "/jobs/{id}/cancel")}
+    others = {
+        ("delete", "/jobs/{id}"),
+        ("post", "/jobs"),
+        ("get", "/jobs"),
+        ("get", "/jobs/{id}"),
+        ("post", "/jobs/{id}/cancel"),
+    }
     others |= {("get", "/jobs/{id}/events")}
     others |= {(verb, "/webhooks") for verb in ("post", "get")}
     others |= {(verb, "/webhooks/{id}") for verb in ("get", "delete")}
