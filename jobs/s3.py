@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -17,6 +19,7 @@ from jobs.settings import Settings
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+_making = threading.Lock()
 _MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchBucket", "NoSuchUpload"}
 
 
@@ -33,25 +36,34 @@ class Stored:
 
 def connect(settings: Settings, endpoint: str | None) -> S3Client:
     """Return a client of the bucket's server, as it is reached at this endpoint. Safe to share between threads."""
-    client: S3Client = boto3.session.Session().client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key,
-        aws_secret_access_key=settings.s3_secret_key,
-        config=Config(
-            signature_version="s3v4",
-            s3={"addressing_style": "path" if endpoint else "auto"},
-            # Servers other than AWS's refuse or ignore the newer trailing checksums.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            max_pool_connections=64,
-            connect_timeout=3,
-            read_timeout=60,
-            retries={"max_attempts": 3, "mode": "standard"},
-        ),
+    config = Config(
+        signature_version="s3v4",
+        s3={"addressing_style": "path" if endpoint else "auto"},
+        # Servers other than AWS's refuse or ignore the newer trailing checksums.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        max_pool_connections=64,
+        connect_timeout=3,
+        read_timeout=60,
+        retries={"max_attempts": 3, "mode": "standard"},
     )
+    # A session is not made for threads; the clients that come out of it are.
+    with _making:
+        client: S3Client = _session().client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=settings.s3_region,
+            aws_access_key_id=settings.s3_access_key,
+            aws_secret_access_key=settings.s3_secret_key,
+            config=config,
+        )
     return client
+
+
+@cache
+def _session() -> boto3.session.Session:
+    # It reads the descriptions of the SDK's services: ten times as long as all that makes a client of it.
+    return boto3.session.Session()
 
 
 @contextmanager
