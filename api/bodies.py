@@ -107,6 +107,7 @@ class FormFile:
         if not boundary:
             raise _malformed("it has no boundary")
         self.filename: str | None = None
+        self._opening, self._at = b"--" + boundary, 0
         self._limit, self._body_sha256 = limit, body_sha256
         self._header = bytearray()
         self._value = bytearray()
@@ -143,6 +144,7 @@ class FormFile:
         async for chunk in body:
             if digest is not None:
                 digest.update(chunk)
+            self._check_opening(chunk)
             try:
                 self._parser.write(chunk)
             except FormParserError as error:
@@ -161,6 +163,15 @@ class FormFile:
                 received=digest.hexdigest(),
                 advice="To announce the digest of the file itself, send ?sha256=.",
             )
+
+    def _check_opening(self, chunk: bytes) -> None:
+        """Refuse what stands before the first boundary: the parser skips it or not, as the network cuts it."""
+        if chunk and self._at == 0 and chunk[:1] == b"\r":
+            self._opening = b"\r\n" + self._opening
+        wanted = self._opening[self._at : self._at + len(chunk)]
+        if chunk[: len(wanted)] != wanted:
+            raise _malformed("it does not begin with its boundary")
+        self._at += len(wanted)
 
     def _on_header_end(self) -> None:
         if self._header.lower() == b"content-disposition":

@@ -46,7 +46,7 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             "description": "Events.",
             "content": {
                 "text/event-stream": {
-                    "schema": {"type": "string"},
+                    "schema": {"description": "Server-sent events; `data` is JSON."},
                     "example": 'event: state\ndata: {"state": "running", "attempt": 1}\nid: 1\n\n',
                 }
             },

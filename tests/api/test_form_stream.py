@@ -170,3 +170,16 @@ def test_a_download_that_is_not_read_to_its_end_is_closed() -> None:
 
     anyio.run(run)
     assert closed == [True]
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+@pytest.mark.parametrize("preamble", [b"preamble\r\n", b"\r", b"\r\r\n", b"\n", b"\r\n\r\n", b" ", b"\0" * 8, b"--Xy"])
+def test_nothing_stands_before_the_first_boundary(preamble: bytes, size: int) -> None:
+    """The parser skipped it or refused it, as the network happened to cut it (found by fuzzing)."""
+    with pytest.raises(MalformedRequest):
+        parse(preamble + form(part("file", b"x")), size)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_one_line_end_before_the_first_boundary_is_forgiven(size: int) -> None:
+    assert parse(b"\r\n" + form(part("file", b"x")), size) == (b"x", "net.pt2")
