@@ -2,6 +2,8 @@
 #   docker build -f docker/api.Dockerfile -t pruning-service-api .
 ARG PYTHON=3.12
 FROM python:${PYTHON}-slim
+# With traces: --build-arg EXTRAS=,otel
+ARG EXTRAS=
 
 RUN useradd --create-home --uid 10001 pruning
 WORKDIR /srv
@@ -11,7 +13,7 @@ COPY jobs ./jobs
 COPY api ./api
 COPY cli ./cli
 # -e keeps the packages where they were copied; the `api` extra has no torch, and the next line proves it.
-RUN pip install --no-cache-dir -e '.[api]' \
+RUN pip install --no-cache-dir -e ".[api${EXTRAS}]" \
  && python -c "import api.app, sys; assert 'torch' not in sys.modules" \
  && ! pip show torch >/dev/null 2>&1
 

@@ -7,6 +7,8 @@ ARG BASE=python:3.12-slim
 FROM ${BASE}
 
 ARG TORCH=torch==2.13.0
+# With traces: --build-arg EXTRAS=,otel
+ARG EXTRAS=
 SHELL ["/bin/bash", "-eo", "pipefail", "-c"]
 # A CUDA base brings no Python; a Python base has it already. The base is chosen at build time, so no versions here.
 # hadolint ignore=DL3008
@@ -24,7 +26,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY pruning_core ./pruning_core
 COPY jobs ./jobs
 COPY worker ./worker
-RUN pip install --no-cache-dir -e '.[worker]' \
+RUN pip install --no-cache-dir -e ".[worker${EXTRAS}]" \
  && install -d -o pruning /work
 
 USER 10001

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, cast
 
 import redis
@@ -105,10 +106,10 @@ class Metrics:
         self._note(metric, labels, {bound: 1, "sum": value})
 
     def _note(self, metric: Metric, labels: Mapping[str, str], amounts: Mapping[str, float]) -> None:
-        values = [labels[label] for label in metric.labels]
+        values = tuple(labels[label] for label in metric.labels)
         with self._guard:
             for part, amount in amounts.items():
-                self._buffer[json.dumps([metric.name, part, *values])] += amount  # type: ignore[assignment]
+                self._buffer[_key(metric.name, part, values)] += amount  # type: ignore[assignment]
 
     def flush(self) -> None:
         """Add to Redis what has come together here."""
@@ -143,6 +144,11 @@ class Metrics:
             else:
                 series.buckets[part] = float(text)
         return found
+
+
+@lru_cache(4096)
+def _key(name: str, part: str, values: tuple[str, ...]) -> str:
+    return json.dumps([name, part, *values])
 
 
 def problem_kind(problem: Mapping[str, Any] | None) -> str:
