@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from jobs import layout
-from jobs.artifacts import ArtifactName, wanted
+from jobs.artifacts import ArtifactName
 from jobs.bucket import Bucket
+from jobs.cancelling import Cancellations
 from jobs.clock import Clock, Down
 from jobs.deletion import Deletions
-from jobs.errors import Conflict, NotFound, NotReady
 from jobs.ids import UploadKind
 from jobs.index import Index
 from jobs.items import Items
@@ -24,7 +23,8 @@ from jobs.queue import Queue
 from jobs.quotas import Quotas
 from jobs.readiness import Load, Part, loads, parts
 from jobs.reconciler import Counts, Reconciler
-from jobs.records import JobView, UploadView, now
+from jobs.records import JobView, UploadView
+from jobs.results import Results
 from jobs.s3 import Stored
 from jobs.sessions import Sessions
 from jobs.settings import Settings
@@ -75,6 +75,8 @@ class Service:
         self._items = Items(self.ledger, tenant, self.quotas, self._note)
         self._pager = Pager(self.bucket, self.index, self._threads, tenant)
         self._submissions = Submissions(self.ledger, self._views, self._items)
+        self._cancellations = Cancellations(self.ledger, self._views, self._items, self.reconciler)
+        self._results = Results(self.bucket, self._views, self._items)
         self.uploads = Uploads(self.ledger, self._views, self._pager, self._items)
         self.parts = Sessions(self.ledger, self._items, self.uploads, self.multipart)
         self._deletions = Deletions(self.ledger, self._items, self.outbox)
@@ -271,30 +273,7 @@ class Service:
             NotFound: There is none of this id.
             Conflict: It has ended otherwise.
         """
-        found = self._items.find("job", job)
-        if found is None:
-            raise NotFound("There is no job of this id.", received=job[:64])
-        if found.outcome is None:
-            self.bucket.write_once(layout.cancel(job), {"cancelled_at": now()})
-            try:
-                self.clock.flag_cancel(job)
-                token = self.clock.claim(job)
-                if token is not None:
-                    try:
-                        self.ledger.resolve(job, token)
-                    finally:
-                        self.clock.release(job, token)
-            except Down:
-                self.reconciler.remember(job, self.tenant)
-            found = self.ledger.read(job) or found
-        view = self._views.job(found)
-        if view.state in ENDED and view.state != "cancelled":
-            raise Conflict(
-                f"The job has already {view.state}; only a queued or running job can be cancelled.",
-                expected="queued or running",
-                received=view.state,
-            )
-        return view
+        return self._cancellations.cancel(job)
 
     def delete_job(self, job: str) -> None:
         """Delete a job that has ended, with all that it made. Its idempotency key may then make a new job.
@@ -319,22 +298,7 @@ class Service:
             NotReady: The job has not succeeded (yet).
             LevelNeeded: There are several levels, and none was named.
         """
-        found = self._items.find("job", job)
-        if found is None:
-            raise NotFound("There is no job of this id.", received=job[:64])
-        view = self._views.job(found)
-        if found.outcome is None or view.state != "succeeded":
-            raise NotReady(
-                f"The job has no {name}: it is {view.state}.",
-                expected="succeeded",
-                received=view.state,
-                advice="Poll the job until it has succeeded." if view.state not in ENDED else "See the job's error.",
-                error=view.error,
-            )
-        stored = self.bucket.head(wanted(found.outcome["artifacts"], name, sparsity)["key"])
-        if stored is None:
-            raise NotFound(f"The {name} of this job is not in the bucket any more.")
-        return stored
+        return self._results.artifact(job, name, sparsity)
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
 
