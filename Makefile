@@ -7,7 +7,7 @@ DATA   ?= data
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 BIN    := $(VENV)/bin
 
-.PHONY: env up demo test check chaos fuzz apifuzz catalogue clean
+.PHONY: env up demo test check chaos fuzz apifuzz hostile catalogue clean
 
 env: $(VENV)/.installed
 
@@ -41,6 +41,9 @@ chaos: env     ## 200 jobs while every part of the service is killed again and a
 fuzz: env      ## coverage-guided fuzzing of every parser, SECONDS for each (data/fuzz keeps corpus and findings)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
 	nice -n 19 $(BIN)/python -m fuzz $(or $(TARGET),all) --seconds $(or $(SECONDS),1200)
+
+hostile: env   ## hostile files that take minutes or gigabytes to make, and proof that the payloads are live
+	PRUNING_HEAVY=1 $(BIN)/python -m pytest -q tests/hostile
 
 apifuzz: env   ## schemathesis over every call of the document, with other data each time, for SECONDS
 	PRUNING_APIFUZZ_SECONDS=$(or $(SECONDS),600) $(BIN)/python -m pytest -q -s tests/api/test_schema_fuzz.py

@@ -27,6 +27,13 @@ def _repeat(key: str) -> Callable[[Arguments], Sizes]:
     return lambda a: [a["self"].numel(), *a[key]]
 
 
+def _one_hot(a: Arguments) -> Sizes:
+    count, classes = a["self"].numel(), a.get("num_classes", -1)
+    if classes == -1:  # as many as the largest value says
+        classes = int(a["self"].max()) + 1 if count else 1
+    return [count, max(1, classes)]
+
+
 def _arange(a: Arguments) -> Sizes:
     step = a.get("step", 1)
     length = (a["end"] - a.get("start", 0)) / step if step else 0  # aten refuses step 0 itself
@@ -118,7 +125,7 @@ _RULES: dict[str, Callable[[Arguments], Sizes]] = {
     "repeat": _repeat("repeats"),
     "tile": _repeat("dims"),
     "repeat_interleave": lambda a: [a["self"].numel(), a["repeats"]],
-    "one_hot": lambda a: [a["self"].numel(), max(1, a.get("num_classes", 1))],
+    "one_hot": _one_hot,
     "arange": _arange,
     **dict.fromkeys(("linspace", "logspace"), lambda a: [a["steps"]]),
     "histc": lambda a: [a.get("bins", 100)],

@@ -96,6 +96,8 @@ def ones(*sizes: int) -> dict[str, torch.Tensor]:
                 "output_padding": [0],
             },
         ),
+        ("aten.one_hot.default", {"self": torch.full((2, 2), 2**40)}),
+        ("aten.one_hot.default", {"self": torch.zeros(2**20, dtype=torch.int64), "num_classes": 2**10}),
         (
             "aten.im2col.default",
             {**ones(1, 2, 2), "kernel_size": [1, 1], "dilation": [1, 1], "padding": [2**15, 2**15], "stride": [1, 1]},

@@ -1,0 +1,88 @@
+"""What takes minutes or gigabytes to make: ``make hostile`` runs it. The corpus has a small file of each kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.hostile import base, corpus
+from tests.hostile.base import GRAPH, node, tensor
+
+pytestmark = [
+    pytest.mark.skipif("PRUNING_HEAVY" not in os.environ, reason="make hostile runs it"),
+    pytest.mark.timeout(600),
+]
+
+
+def a_million_nodes() -> bytes:
+    whole = base.document()
+    nodes = b",".join([json.dumps({"target": "", "inputs": [], "outputs": []}).encode()] * 10**6)
+    whole["graph_module"]["graph"]["nodes"] = "HERE"
+    text = json.dumps(whole).encode().replace(b'"HERE"', b"[" + nodes + b"]")
+    return base.pt2(lambda members: members.update({GRAPH: text}))
+
+
+def as_many_nodes_as_may_be() -> bytes:
+    """A chain of 49 990 operations, every second one in place."""
+
+    def change(nodes: list[object]) -> None:
+        names = ["linear", *(f"v{i}" for i in range(49_990))]
+        nodes[1:2] = [
+            *(
+                node(f"aten.{'relu_' if i % 2 else 'alias'}.default", new, self=tensor(old))
+                for i, (old, new) in enumerate(zip(names, names[1:], strict=False))
+            ),
+            node("aten.relu.default", "relu", self=tensor(names[-1])),
+        ]
+
+    return base.with_nodes(change)
+
+
+MADE = {
+    "a million members": lambda: corpus._members(10**6),
+    "a million nodes": a_million_nodes,
+    "as many nodes as may be": as_many_nodes_as_may_be,
+    "32 MiB of braces": lambda: base.pt2(lambda members: members.update({GRAPH: b"{" * 2**25})),
+    "a name of 60 MB": lambda: base.with_nodes(lambda nodes: nodes[1].update(target="x" * 60_000_000)),
+    "60 MB of digits": lambda: base.pt2(lambda members: members.update({GRAPH: b"[" + b"1" * 60_000_000 + b"]"})),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_large_files_take_seconds_and_little_memory(name: str, tmp_path: Path) -> None:
+    place = tmp_path / "0"
+    place.mkdir()
+    (place / "model").write_bytes(MADE[name]())
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.hostile.jail", str(tmp_path)],
+        input=json.dumps({"task": "inspect_model", "files": [str(place)]}) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    told = json.loads(done.stdout.splitlines()[1])
+    assert told["exit"] == 0, told
+    assert told["grown"] < 2**30, told["grown"]
+    (answer,) = told["answers"]
+    assert "defect" not in answer, answer
+    assert len(json.dumps(answer)) < 2**17
+
+
+def test_the_payloads_are_live(tmp_path: Path) -> None:
+    """torch.export.load runs at least one of them: so a reader that were like it would be found out."""
+    marker, found = tmp_path / "marker", []
+    for case in corpus.code(marker):
+        for i, data in enumerate(case.files):
+            path = tmp_path / "model.pt2"
+            path.write_bytes(data)
+            code = f"import torch.export\ntorch.export.load({str(path)!r})"
+            subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, timeout=120)
+            if marker.exists():
+                marker.rmdir()
+                found.append((case.name, i))
+    assert len(found) >= 2, found
