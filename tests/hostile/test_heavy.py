@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -35,7 +36,7 @@ def as_many_nodes_as_may_be() -> bytes:
         nodes[1:2] = [
             *(
                 node(f"aten.{'relu_' if i % 2 else 'alias'}.default", new, self=tensor(old))
-                for i, (old, new) in enumerate(zip(names, names[1:], strict=False))
+                for i, (old, new) in enumerate(itertools.pairwise(names))
             ),
             node("aten.relu.default", "relu", self=tensor(names[-1])),
         ]
