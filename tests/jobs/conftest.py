@@ -55,10 +55,24 @@ def moto_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(10)
 
 
-@pytest.fixture(params=["nanio", "moto"])
+#: A third one, that somebody runs: TEST_S3_ENDPOINT, and if it looks at keys TEST_S3_ACCESS_KEY, TEST_S3_SECRET_KEY.
+SERVERS = ["nanio", "moto", *(["other"] if "TEST_S3_ENDPOINT" in os.environ else [])]
+
+
+def on_server(server: str, settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    """The settings, with another S3 server."""
+    if server == "nanio":
+        return settings
+    if server == "moto":
+        return settings.model_copy(update={"s3_endpoint": request.getfixturevalue("moto_endpoint")})
+    names = ("endpoint", "access_key", "secret_key")
+    given = {f"s3_{name}": os.environ.get(f"TEST_S3_{name.upper()}") for name in names}
+    return settings.model_copy(update={name: value for name, value in given.items() if value is not None})
+
+
+@pytest.fixture(params=SERVERS)
 def bucket(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Bucket]:
-    if request.param == "moto":
-        settings = settings.model_copy(update={"s3_endpoint": request.getfixturevalue("moto_endpoint")})
+    settings = on_server(request.param, settings, request)
     bucket = Bucket(settings)
     bucket.ensure()
     yield bucket

@@ -19,12 +19,12 @@ def eventually(holds: Callable[[], bool], seconds: float, what: str) -> None:
 
 
 @contextmanager
-def service(data: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def service(data: Path, port: int, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     data.mkdir(exist_ok=True)
     with (data / "up.log").open("ab") as log:
         up = subprocess.Popen(
             [sys.executable, "-m", "cli.up"],
-            env={**os.environ, "PORT": str(port), "DATA": str(data)},
+            env={**os.environ, "PORT": str(port), "DATA": str(data), **environment},
             stdout=log,
             stderr=subprocess.STDOUT,
         )

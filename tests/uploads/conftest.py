@@ -8,12 +8,12 @@ import pytest
 
 from jobs.service import Service
 from jobs.settings import Settings
-from tests.jobs.conftest import moto_endpoint, settings
+from tests.jobs.conftest import SERVERS, moto_endpoint, on_server, settings
 
 __all__ = ["moto_endpoint", "settings"]
 
 
-@pytest.fixture(params=["nanio", "moto"])
+@pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest) -> str:
     """Which S3 server."""
     return str(request.param)
@@ -21,9 +21,7 @@ def server(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def service(server: str, request: pytest.FixtureRequest, settings: Settings) -> Iterator[Service]:
-    if server == "moto":
-        settings = settings.model_copy(update={"s3_endpoint": request.getfixturevalue("moto_endpoint")})
-    service = Service(settings)
+    service = Service(on_server(server, settings, request))
     service.clock.redis.flushdb()
     service.bucket.ensure()
     yield service
