@@ -113,6 +113,7 @@ class Sweeper:
                     self._usage()
                     self._sessions(swept)
                     self._blobs(known, swept)
+                    _tell(swept)
         except (Down, Unavailable) as error:
             logger.warning("sweep broken off error=%s", type(error).__name__)
         return swept
@@ -235,3 +236,11 @@ def _named(key: str) -> datetime:
 def _came(upload: Item) -> str:
     created: str = upload.request["created_at"]
     return created
+
+
+def _tell(swept: Swept) -> None:
+    counts = {name: len(found) for name, found in vars(swept).items() if isinstance(found, list)}
+    logger.info(
+        "swept blobs=%d retired=%d items=%d markers=%d sessions=%d multiparts=%d",
+        *(counts[name] for name in ("blobs", "retired", "items", "markers", "sessions", "multiparts")),
+    )
