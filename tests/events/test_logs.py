@@ -14,9 +14,6 @@ import httpx
 import pytest
 
 from jobs import logs
-from tests.api.finished_job import RECIPE
-from tests.api.live_api import Api, zip_bytes
-from tests.jobs.cluster import Cluster, eventually
 from tests.worker import hostile
 from worker import sandbox
 
@@ -80,35 +77,6 @@ def test_the_answer_has_the_id(http: httpx.Client) -> None:
     assert len(set(made)) == 3
     refused = http.post("/jobs", json={}, headers={"X-Request-Id": "a b", "Origin": "http://evil.example"})
     assert (refused.status_code, refused.headers["x-request-id"][:4]) == (403, "req_")
-
-
-def test_one_id_leads_from_the_request_to_the_worker(http: httpx.Client, api: Api, running: Cluster) -> None:
-    secret = "kept-out-of-logs"
-    with running.worker("logger", PRUNING_LOG_FORMAT="json"):
-        headers = {"X-Request-Id": "run-42"}
-        answer = http.put(f"/models/net.pt2?token={secret}", content=zip_bytes(50), headers=headers)
-        model = answer.json()["id"]
-        eventually(lambda: http.get(f"/models/{model}").json()["state"] == "rejected", 30, "the inspection")
-        data = http.put("/datasets/d.npz", content=zip_bytes(50)).json()["id"]
-        body = {"model": model, "calibration": data, "recipe": RECIPE}
-        assert http.post("/jobs", json=body, headers=headers).status_code == 422
-    assert running.service.bucket.get_json(f"models/{model}/request.json")["request_id"] == "run-42"
-
-    from_api = [line for line in lines(api.log.read_text()) if line.get("request_id") == "run-42"]
-    assert {(line["event"], line["method"], line["status"]) for line in from_api} >= {
-        ("request", "PUT", 201),
-        ("request", "POST", 422),
-    }
-    log = running.log("logger")
-    about = [line for line in lines(log) if line.get("request_id") == "run-42"]
-    assert {"begin", "ran"} <= {line["event"] for line in about}
-    for line in about:
-        assert (line["item"], line["attempt"], line["worker"]) == (model, 1, "logger@test")
-        assert {"time", "level", "logger"} <= line.keys()
-    for text in (log, api.log.read_text()):
-        assert lines(text)
-        for hidden in (secret, running.keys.redis_password, running.keys.s3_secret_key):
-            assert hidden not in text
 
 
 def test_what_the_process_said_last_is_logged_with_its_ids(tmp_path: Path) -> None:
