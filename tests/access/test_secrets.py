@@ -116,6 +116,7 @@ def test_no_secret_comes_out(running: tuple[Cluster, Api]) -> None:
     assert f"/jobs/{job}" in places[started.log.name]
     assert job in places["hand.log"]
     places |= {"answers": "".join(answers), "the pruning process": pruning.decode("utf-8", "replace")}
+    places["repr"] = repr([servers.settings, servers.service, [key for key, _ in made], keys.page("red")])
     found = [(name, where) for where, text in places.items() for name, secret in secrets.items() if secret in text]
     assert found == []
     assert b"PRUNING_" not in pruning
