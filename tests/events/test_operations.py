@@ -141,7 +141,7 @@ def test_every_alert_says_what_to_do() -> None:
 
 
 def test_every_setting_is_on_the_page() -> None:
-    there = set(re.findall(r"`(PRUNING_[A-Z0-9_]+)", PAGE))
+    there = set(re.findall(r"`(PRUNING_[A-Z0-9_]+)[`=]", PAGE))
     shared = {f"PRUNING_{name.upper()}" for name in Settings.model_fields}
     own = {f"PRUNING_API_{name.upper()}" for name in ApiSettings.model_fields}
     assert shared | own <= there, sorted((shared | own) - there)
