@@ -10,55 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
-from pydantic import BaseModel, ConfigDict
-
 from jobs import layout
+from jobs.agreements import Session, missing_parts, part_size_for
 from jobs.blobs import Blobs
 from jobs.clock import Down
-from jobs.errors import Conflict, IncompleteUpload, NotFound, QuotaExceeded, TooLarge, Unavailable
+from jobs.errors import Conflict, IncompleteUpload, NotFound, QuotaExceeded, Unavailable
 from jobs.ids import UPLOAD_KINDS, UploadKind, is_id, new_id
 from jobs.items import Items
 from jobs.ledger import Item, Ledger
-from jobs.multipart import MAX_PART_BYTES, MIN_PART_BYTES, Multipart, Part
+from jobs.multipart import Multipart, Part
 from jobs.records import PartUrl, SessionView, UploadView
 from jobs.uploads import MAX_NAME_LENGTH, Uploads
 from pruning_core.errors import InputError
 
 #: URLs of one answer.
 MAX_URLS = 1000
-_PREFERRED_PART_BYTES = 16 * 2**20
-_MiB = 2**20
-
-
-class Session(BaseModel):
-    """What was agreed."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    id: str
-    kind: UploadKind
-    filename: str | None
-    size: int
-    sha256: str | None
-    part_size: int
-    blob: str
-    multipart: str
-    created_at: datetime
-    expires_at: datetime
-
-    @property
-    def parts(self) -> int:
-        """How many there are."""
-        return -(-self.size // self.part_size)
-
-    def length(self, number: int) -> int:
-        """Return the size of a part; the last one is what is left."""
-        return min(self.part_size, self.size - (number - 1) * self.part_size)
-
-    @property
-    def expired(self) -> bool:
-        """Whether it is too late."""
-        return datetime.now(UTC) >= self.expires_at
 
 
 class Sessions:
@@ -91,7 +57,7 @@ class Sessions:
         settings = self._settings
         if filename is not None and len(filename) > MAX_NAME_LENGTH:
             raise InputError("The filename is too long.", expected=f"at most {MAX_NAME_LENGTH} characters")
-        part_size = _part_size(size, part_size, settings.max_parts, settings.max_upload_bytes)
+        part_size = part_size_for(size, part_size, settings.max_parts, settings.max_upload_bytes)
         self._items.expect(stored=size)
         there = sum(1 for _ in self._bucket.list(layout.sessions(self._items.tenant), limit=settings.max_open_uploads))
         if there >= settings.max_open_uploads:
@@ -142,7 +108,7 @@ class Sessions:
             raise self._gone(upload)
         if numbers is None:
             stored = self._multipart.parts(session.blob, session.multipart)
-            wanted = _missing(session, stored or [])[:MAX_URLS]
+            wanted = missing_parts(session, stored or [])[:MAX_URLS]
         else:
             wanted = sorted(set(numbers))
             wrong = [number for number in wanted if not 1 <= number <= session.parts]
@@ -235,7 +201,7 @@ class Sessions:
     def _assemble(self, session: Session) -> None:
         stored = self._multipart.parts(session.blob, session.multipart)
         if stored is not None:
-            missing = _missing(session, stored)
+            missing = missing_parts(session, stored)
             if missing:
                 raise IncompleteUpload(
                     f"{len(missing)} of {session.parts} parts are not stored yet, or not in their right size.",
@@ -276,7 +242,7 @@ class Sessions:
 
 def _view(session: Session, stored: list[Part] | None) -> SessionView:
     # None: the parts are one object already, only the record is missing; completing again makes it.
-    missing = set(_missing(session, stored)) if stored is not None else set()
+    missing = set(missing_parts(session, stored)) if stored is not None else set()
     return SessionView(
         **session.model_dump(include={"id", "kind", "filename", "size", "sha256", "part_size", "created_at"}),
         state="open",
@@ -299,11 +265,6 @@ def _completed(item: Item) -> SessionView:
     )
 
 
-def _missing(session: Session, stored: list[Part]) -> list[int]:
-    right = {part.number for part in stored if part.size == session.length(part.number)}
-    return [number for number in range(1, session.parts + 1) if number not in right]
-
-
 def _agreed(known: str | None, sent: str | None) -> str:
     sent = sent and sent.lower()
     if known is None and sent is None:
@@ -315,32 +276,3 @@ def _agreed(known: str | None, sent: str | None) -> str:
     if known is not None and sent is not None and known != sent:
         raise Conflict("Another SHA-256 was announced for this upload before.", expected=known, received=sent)
     return str(sent or known)
-
-
-def _part_size(size: int, wanted: int | None, max_parts: int, max_bytes: int) -> int:
-    """Return the size of all parts but the last.
-
-    >>> _part_size(100, None, 10_000, 10**12), _part_size(10**12, None, 10_000, 10**12)
-    (16777216, 100663296)
-
-    Raises:
-        TooLarge: The file is larger than the service accepts.
-        InputError: The wanted size does not do.
-    """
-    if size > max_bytes:
-        raise TooLarge(
-            f"The file is larger than the {max_bytes} bytes that this service accepts.",
-            expected=f"at most {max_bytes} bytes",
-            received=f"{size} bytes",
-            limit=max_bytes,
-        )
-    least = max(MIN_PART_BYTES, -(-size // max_parts))
-    if wanted is None:
-        return -(-max(_PREFERRED_PART_BYTES, least) // _MiB) * _MiB
-    if not least <= wanted <= MAX_PART_BYTES:
-        raise InputError(
-            "Parts of this size do not do.",
-            expected=f"{least} to {MAX_PART_BYTES} bytes, so that there are at most {max_parts} parts",
-            received=wanted,
-        )
-    return wanted

@@ -12,11 +12,11 @@ import httpx
 import pytest
 
 from jobs import layout
+from jobs.agreements import Session, part_size_for
 from jobs.errors import Conflict, IncompleteUpload, NotFound, QuotaExceeded, StorageFull, TooLarge, Unavailable
 from jobs.multipart import MIN_PART_BYTES
 from jobs.records import SessionView
 from jobs.service import Service
-from jobs.sessions import Session, _part_size
 from pruning_core.errors import InputError
 from tests.jobs.test_supervisor import supervise
 from tests.uploads.states import Crash, crashing, everything, queued, read, sha256, stored_bytes, upload, uploads
@@ -370,7 +370,7 @@ def test_each_step_may_die_at_every_request(service: Service, hasty: Service, st
 
 def test_the_parts_of_a_file_add_up_to_it() -> None:
     for size in (1, MIN_PART_BYTES, MIN_PART_BYTES + 1, 10 * MIN_PART_BYTES - 1):
-        part = _part_size(size, MIN_PART_BYTES, 10_000, 10**12)
+        part = part_size_for(size, MIN_PART_BYTES, 10_000, 10**12)
         session = Session.model_construct(size=size, part_size=part)
         lengths = [session.length(number) for number in range(1, session.parts + 1)]
         assert sum(lengths) == size
