@@ -55,8 +55,10 @@ def _seed(api: Api, client: httpx.Client, folder: Path) -> dict[str, str]:
     mask = client.put("/masks/m.safetensors", content=safetensors_bytes()).json()["id"]
     other = finished_job.queued_job(client)
     hook = client.post("/webhooks", json={"url": "https://192.0.2.1/hook"}).json()["id"]
+    parts = client.post("/uploads", json={"kind": "model", "size": 30}).json()["id"]
     return {
         "jobs": job["id"],
+        "uploads": parts,
         "webhooks": hook,
         "models": other["model"],
         "datasets": other["calibration"],
