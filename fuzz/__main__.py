@@ -57,7 +57,7 @@ def fuzz(name: str, seconds: float, out: Path) -> int:
             print(f"{name}: the engine did not start; see {folder / 'log'}", file=sys.stderr)
             return 1
         restarts += 1
-    findings = sorted(path.name for path in (folder / "findings").iterdir())
+    findings = [path for path in (folder / "findings").iterdir() if path.suffix != ".txt"]
     row = (name, f"{(time.monotonic() - began) / 60:.1f}", f"{cpu / 60:.1f}", f"{executions:,}", edges, corpus)
     line = "| " + " | ".join(map(str, (*row, restarts - 1, len(findings)))) + " |"
     print(line, flush=True)

@@ -23,7 +23,8 @@ from worker.limits import Limits
 
 #: As an inspection's, but small: so that a test fails before the machine does.
 LIMITS = Limits(memory_bytes=2 * 2**30, cpu_seconds=600, file_bytes=2**26, wall_seconds=600)
-SECONDS = 20.0
+#: On the clock of a busy machine; what is judged is CPU time.
+SECONDS = 60.0
 
 
 def main(folder: Path) -> None:
@@ -67,9 +68,10 @@ def _one(tasks: Any, watch: Any, folder: Path, case: dict[str, Any]) -> dict[str
         else:
             os.kill(child, signal.SIGKILL)
     os.close(reading)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    _, ended, usage = os.wait4(child, 0)
+    status = os.waitstatus_to_exitcode(ended)
     found = json.loads(said) if said and status == 0 else {"answers": [], "grown": 0}
-    return {**found, "exit": status, "seconds": time.monotonic() - began}
+    return {**found, "exit": status, "cpu_seconds": usage.ru_utime + usage.ru_stime}
 
 
 def _answer(task: Any, watch: Any, place: Path) -> dict[str, Any]:

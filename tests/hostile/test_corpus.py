@@ -17,6 +17,7 @@ from tests.hostile.corpus import Case
 
 #: What one fork may take beyond what importing torch took.
 MEMORY_BYTES = 512 * 2**20
+CPU_SECONDS = 15.0
 
 
 GROUPS: dict[str, Callable[[Path], Iterator[Case]]] = {
@@ -74,8 +75,10 @@ def test_hostile_files(group: str, opened: dict[str, list[tuple[Case, dict[str, 
 def faults(case: Case, told: dict[str, Any]) -> Iterator[str]:
     """Yield what went otherwise than it must."""
     if told["exit"] != 0:
-        yield f"ended by {told['exit']} after {told['seconds']:.1f} s"
+        yield f"ended by {told['exit']} after {told['cpu_seconds']:.1f} s of CPU"
         return
+    if told["cpu_seconds"] > CPU_SECONDS:
+        yield f"took {told['cpu_seconds']:.1f} s of CPU"
     if told["grown"] > MEMORY_BYTES:
         yield f"took {told['grown'] >> 20} MiB"
     assert len(told["answers"]) == len(case.files)

@@ -69,6 +69,7 @@ def test_large_files_take_seconds_and_little_memory(name: str, tmp_path: Path) -
     told = json.loads(done.stdout.splitlines()[1])
     assert told["exit"] == 0, told
     assert told["grown"] < 2**30, told["grown"]
+    assert told["cpu_seconds"] < 15, told["cpu_seconds"]
     (answer,) = told["answers"]
     assert "defect" not in answer, answer
     assert len(json.dumps(answer)) < 2**17
