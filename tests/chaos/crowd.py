@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import threading
 import time
@@ -17,6 +18,7 @@ from jobs import layout
 from jobs.ids import new_ulid
 from jobs.states import ENDED
 from tests.chaos.stage import Stage
+from tests.events.receiver import Receiver
 from tests.jobs.inputs import digits, mlpnet
 
 _QUICK = {"structure": "block", "ridge": 0.01, "swaps": 0}
@@ -49,13 +51,16 @@ class Crowd:
 
     stage: Stage
     rng: random.Random
+    receiver: Receiver
     promises: dict[str, Promise] = field(default_factory=dict)
     retries: int = 0
     uploads: list[str] = field(default_factory=list)
     _guard: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> None:
-        """Upload what everybody uses, and begin to watch."""
+        """Upload what everybody uses, ask to be told of every end, and begin to watch."""
+        hook = {"url": self.receiver.url}
+        assert self.again_and_again(lambda client: client.post("/webhooks", json=hook)).status_code == 201
         self.model = self.send("models/mlpnet.safetensors", mlpnet())
         self.data = self.send("datasets/digits.npz", digits(400))
         self._closing = threading.Event()
@@ -165,6 +170,11 @@ class Crowd:
             if not page["next_cursor"]:
                 return jobs
             cursor = f"&cursor={page['next_cursor']}"
+
+    def not_told(self) -> list[str]:
+        """Jobs that have ended, and no webhook said so."""
+        told = {json.loads(got.body)["data"]["id"] for got in self.receiver.got}
+        return [job for job, promise in self.promises.items() if promise.outcome is not None and job not in told]
 
     def unsettled_uploads(self) -> list[str]:
         """Accepted uploads that were never inspected."""

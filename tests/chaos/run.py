@@ -16,6 +16,7 @@ from tests.chaos.crowd import RECIPES, Crowd
 from tests.chaos.faults import KILLS, Kind, Strike, Striker, schedule
 from tests.chaos.proxy import Error
 from tests.chaos.stage import Stage
+from tests.events.receiver import receiver
 from tests.jobs.cluster import eventually
 
 _DISK_BYTES = 768 * 2**20
@@ -35,6 +36,8 @@ class Account:
     failed: list[str] = field(default_factory=list)
     not_listed: list[str] = field(default_factory=list)
     unsettled_uploads: list[str] = field(default_factory=list)
+    not_told: list[str] = field(default_factory=list)
+    webhooks: int = 0
     cancelled_but_not: list[str] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)
     retries: int = 0
@@ -64,6 +67,7 @@ class Account:
             "failed": self.failed,
             "not listed": self.not_listed,
             "uploads never inspected": self.unsettled_uploads,
+            "ended, and no webhook said so": self.not_told,
             "cancelled, but ended otherwise": self.cancelled_but_not,
             "scratch folders left": self.left_over,
             "faults never recovered from": self.never_recovered,
@@ -81,6 +85,7 @@ class Account:
             f"| **lost** | **{len(self.lost)}** |",
             f"| **ended twice** | **{len(self.ended_twice)}** |",
             f"| **bytes different from an undisturbed run** | **{len(self.different)}** |",
+            f"| ended, and no webhook said so | {len(self.not_told)} ({self.webhooks} webhooks came) |",
             f"| attempts | {self.attempts} |",
             f"| requests that users had to send again | {self.retries} |",
             f"| S3 requests that failed by the proxy's doing | "
@@ -146,30 +151,36 @@ def chaos(
 
 
 def _run(stage: Stage, account: Account, rng: random.Random, jobs: int, counts: dict[Kind, int], gap: float) -> None:
-    eventually(stage.ready, 60, "the service is ready")
-    crowd = Crowd(stage, rng)
-    crowd.start()
-    try:
-        references = [crowd.submit(recipe) for recipe in RECIPES]
-        eventually(lambda: not crowd.open_jobs(), 90, "the undisturbed jobs ended")
-        right = {promise.recipe: crowd.digests(promise) for promise in references}
+    eventually(stage.ready, 120, "the service is ready")
+    with receiver() as told:
+        crowd = Crowd(stage, rng, told)
+        crowd.start()
+        try:
+            _under_fire(stage, account, crowd, counts, jobs, gap)
+        finally:
+            crowd.stop()
 
-        began = time.monotonic()
-        striker = Striker(stage, rng, crowd.open_jobs)
-        faults = schedule(counts, rng)
-        users = crowd.come(jobs, 0.9 * gap * len(faults))
-        for kind in faults:
-            time.sleep(rng.uniform(0.4, 1.6) * gap)
-            striker.strike(kind)
-        for user in users:
-            user.join()
-        with_patience(lambda: not crowd.open_jobs(), 240)
-        striker.wait()
-        account.seconds = time.monotonic() - began
-        account.strikes = striker.strikes
-        _settle(stage, account, crowd, right)
-    finally:
-        crowd.stop()
+
+def _under_fire(stage: Stage, account: Account, crowd: Crowd, counts: dict[Kind, int], jobs: int, gap: float) -> None:
+    rng = crowd.rng
+    references = [crowd.submit(recipe) for recipe in RECIPES]
+    eventually(lambda: not crowd.open_jobs(), 180, "the undisturbed jobs ended")
+    right = {promise.recipe: crowd.digests(promise) for promise in references}
+
+    began = time.monotonic()
+    striker = Striker(stage, rng, crowd.open_jobs)
+    faults = schedule(counts, rng)
+    users = crowd.come(jobs, 0.9 * gap * len(faults))
+    for kind in faults:
+        time.sleep(rng.uniform(0.4, 1.6) * gap)
+        striker.strike(kind)
+    for user in users:
+        user.join()
+    with_patience(lambda: not crowd.open_jobs(), 240)
+    striker.wait()
+    account.seconds = time.monotonic() - began
+    account.strikes = striker.strikes
+    _settle(stage, account, crowd, right)
 
 
 def with_patience(holds: object, seconds: float) -> None:
@@ -181,7 +192,7 @@ def with_patience(holds: object, seconds: float) -> None:
 
 
 def _settle(stage: Stage, account: Account, crowd: Crowd, right: dict[str, dict[str, str]]) -> None:
-    with_patience(lambda: not crowd.unsettled_uploads(), 60)
+    with_patience(lambda: not crowd.unsettled_uploads() and not crowd.not_told(), 60)
     crowd.look_again()
     promises = crowd.promises.values()
     account.accepted, account.retries, account.injected = len(crowd.promises), crowd.retries, stage.proxy.injected
@@ -204,3 +215,4 @@ def _settle(stage: Stage, account: Account, crowd: Crowd, right: dict[str, dict[
         if promise.job not in listed:
             account.not_listed.append(promise.job)
     account.unsettled_uploads = crowd.unsettled_uploads()
+    account.not_told, account.webhooks = crowd.not_told(), len(crowd.receiver.got)

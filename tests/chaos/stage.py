@@ -25,6 +25,11 @@ _ALWAYS = {
     # A job may be struck more often than a user's: what is asked here is whether its bytes are right in the end.
     "PRUNING_MAX_ATTEMPTS": "50",
     "OMP_NUM_THREADS": "1",
+    # The disk is small, to be filled.
+    "PRUNING_MIN_FREE_BYTES": "1",
+    # The harness listens for webhooks, on loopback and without TLS.
+    **{"PRUNING_WEBHOOK_ALLOW_HTTP": "true", "PRUNING_WEBHOOK_NETWORKS": "127.0.0.0/8"},
+    "PRUNING_WEBHOOK_SCHEDULE": "0, 1, 2, 5, 5, 5, 5, 5",
 }
 #: The defaults; to be measured by.
 AS_DEPLOYED = {
