@@ -21,3 +21,8 @@ def servers() -> Iterator[dict[str, str]]:
     """
     with embedded_servers() as environment:
         yield environment
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what waits on real clocks first: with several processes the rest fills the gaps, not the end."""
+    items.sort(key=lambda item: "tests/service" not in item.path.as_posix())
