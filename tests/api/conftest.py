@@ -9,6 +9,9 @@ import pytest
 
 from tests.api import live_api
 
+#: Of schemathesis' own process, which tells it what there is.
+collect_ignore = ["fuzz_hooks.py"]
+
 
 @pytest.fixture(scope="session")
 def running_api(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[live_api.Api]:
