@@ -6,14 +6,13 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from api import waiting
 from api.documents import Job, JobRequest, Page, job_of, page_of
 from api.errors import InvalidRequest, MalformedRequest, UnsupportedContentType
-from api.json_bodies import read_json
-from api.problems import invalid_request, responses
+from api.json_bodies import read_as
+from api.problems import responses
 from api.services import JobId, WithContext, WithService
 from jobs.errors import Conflict, NotFound, QuotaExceeded, RejectedUpload, StorageFull, TooLarge, Unavailable
 from jobs.records import JobView
@@ -58,11 +57,7 @@ async def create(
 ) -> Job:
     """Check the request as far as ids and schema go, and record the job."""
     del prefer
-    document = await read_json(request, context.api)
-    try:
-        wanted = JobRequest.model_validate(document)
-    except ValidationError as error:
-        raise invalid_request(error.errors(include_url=False, include_input=False), "body") from None
+    wanted = await read_as(request, context.api, JobRequest)
     view, created = await run_in_threadpool(
         context.service.create_job,
         wanted.model,

@@ -6,14 +6,17 @@ import asyncio
 import json
 import math
 from collections import Counter
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 
 from api.bodies import check_declared_size, chunks
 from api.errors import MalformedRequest, UnsupportedContentType, UploadStalled
+from api.problems import invalid_request
 from api.settings import ApiSettings
 
+M = TypeVar("M", bound=BaseModel)
 _EXPECTED = "application/json"
 # The second is what `curl -d` says when it is told nothing. Browsers can send it across sites without asking: the
 # check of the Origin header (api.guard) stands before this.
@@ -53,6 +56,27 @@ async def read_json(request: Request, settings: ApiSettings) -> Any:
             f"The body is not JSON: {why}.", expected="a JSON object", received=body[:60].decode("utf-8", "replace")
         ) from None
     return document
+
+
+async def read_as(request: Request, settings: ApiSettings, model: type[M]) -> M:
+    """Return the body as a model; see `read_json`.
+
+    Raises:
+        InvalidRequest: It is JSON, but no such model; each wrong field is named.
+    """
+    return validated(await read_json(request, settings), model)
+
+
+def validated(document: Any, model: type[M]) -> M:
+    """Return a document as a model.
+
+    Raises:
+        InvalidRequest: It is none; each wrong field is named.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise invalid_request(error.errors(include_url=False, include_input=False), "body") from None
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

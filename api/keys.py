@@ -6,15 +6,15 @@ from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from api.audit import RecordedFirst
 from api.auth import ADMIN
 from api.documents import Answer, Page, page_of
 from api.errors import InvalidRequest, MalformedRequest, UnsupportedContentType
-from api.json_bodies import read_json
-from api.problems import invalid_request, responses
+from api.json_bodies import read_as
+from api.problems import responses
 from api.services import Context, WithCaller, WithContext
 from jobs.errors import Conflict, NotFound, TooLarge, Unavailable
 from jobs.keys import MAX_GRACE, MAX_NAME_LENGTH
@@ -80,11 +80,7 @@ class NewKey(Key):
 )
 async def create(request: Request, response: Response, context: WithContext, caller: WithCaller) -> NewKey:
     """Make a key; the answer is the only place where its token stands."""
-    document = await read_json(request, context.api)
-    try:
-        wanted = KeyRequest.model_validate(document)
-    except ValidationError as error:
-        raise invalid_request(error.errors(include_url=False, include_input=False), "body") from None
+    wanted = await read_as(request, context.api, KeyRequest)
     key, token = await run_in_threadpool(
         lambda: context.keys.create(
             caller.tenant, wanted.name, wanted.scope, by=caller.name, expires_at=wanted.expires_at

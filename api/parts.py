@@ -6,14 +6,14 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from api.documents import MODEL_EXAMPLE, Answer, Upload, upload_of
 from api.errors import InvalidRequest, MalformedRequest, UnsupportedContentType
 from api.filenames import clean
-from api.json_bodies import read_json
-from api.problems import invalid_request, responses
+from api.json_bodies import read_as, validated
+from api.problems import responses
 from api.services import Context, WithContext, WithService
 from jobs.errors import (
     Conflict,
@@ -267,11 +267,7 @@ def abort(id: UploadId, service: WithService) -> None:
 
 async def _read(request: Request, context: Context, model: type[M]) -> M:
     empty = request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers
-    document = {} if empty else await read_json(request, context.api)
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        raise invalid_request(error.errors(include_url=False, include_input=False), "body") from None
+    return validated({}, model) if empty else await read_as(request, context.api, model)
 
 
 def _shown(view: SessionView) -> Parts:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import SCOPE
 from api.documents import DATASET_EXAMPLE, MODEL_EXAMPLE, RECIPE_EXAMPLE, Answer, Document
 from api.errors import InvalidRequest, MalformedRequest, UnsupportedContentType
-from api.json_bodies import read_json
-from api.problems import invalid_request, responses
+from api.json_bodies import read_as
+from api.problems import responses
 from api.services import WithContext
 from jobs.errors import NotFound, NotReady, RejectedUpload, TooLarge, Unavailable
 from pruning_core.errors import MaskError, NothingToPrune, RecipeError
@@ -89,11 +89,7 @@ class Plan(Answer):
 )
 async def create(request: Request, context: WithContext) -> Plan:
     """Check the request as `POST /jobs` does, and further: do layers and mask fit the inspected model?"""
-    document = await read_json(request, context.api)
-    try:
-        wanted = PlanRequest.model_validate(document)
-    except ValidationError as error:
-        raise invalid_request(error.errors(include_url=False, include_input=False), "body") from None
+    wanted = await read_as(request, context.api, PlanRequest)
     found = await run_in_threadpool(
         lambda: context.service.plan(wanted.model, wanted.recipe, calibration=wanted.calibration, masks=wanted.masks)
     )

@@ -113,7 +113,7 @@ def invalid_request(errors: Any, prefix: str = "") -> InvalidRequest:
 
 
 class LastResort:
-    """The outermost layer: what nobody expected becomes a 500 problem that shows nothing of the inside."""
+    """Around all that answers: what nobody expected becomes a 500 problem that shows nothing of the inside."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -6,14 +6,14 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import SCOPE
 from api.documents import Answer, LabelName, LabelValue, Page, page_of
 from api.errors import InvalidRequest, MalformedRequest, UnsupportedContentType
-from api.json_bodies import read_json
-from api.problems import invalid_request, responses
+from api.json_bodies import read_as
+from api.problems import responses
 from api.services import WithContext, WithService
 from jobs.errors import Conflict, NotFound, TooLarge, Unavailable
 from jobs.submission import MAX_LABELS
@@ -117,11 +117,7 @@ class Delivery(Answer):
 )
 async def create(request: Request, response: Response, context: WithContext) -> NewWebhook:
     """Make a webhook; the answer is the only place where its secret stands."""
-    document = await read_json(request, context.api)
-    try:
-        wanted = WebhookRequest.model_validate(document)
-    except ValidationError as error:
-        raise invalid_request(error.errors(include_url=False, include_input=False), "body") from None
+    wanted = await read_as(request, context.api, WebhookRequest)
     made = await run_in_threadpool(context.service.webhooks.create, wanted.url, wanted.events, dict(wanted.labels))
     response.headers["Location"] = f"/webhooks/{made.id}"
     response.headers["Cache-Control"] = "no-store"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from jobs import layout
 from jobs.blobs import Blobs
-from jobs.clock import Down
 from jobs.errors import Conflict, NotFound, Unavailable
 from jobs.items import Items
 from jobs.ledger import Item, Ledger
+from jobs.locks import alone
 from jobs.webhooks.outbox import Outbox
 
 
@@ -62,12 +61,6 @@ class Deletions:
                 return key
         return None
 
-    @contextmanager
-    def _alone(self, name: str) -> Iterator[None]:
-        try:
-            with self._ledger.clock.lock(name, seconds=300, wait=20) as locked:
-                if not locked:
-                    raise Unavailable("The job is being made or deleted.", advice="Try again in a moment.")
-                yield
-        except Down as error:
-            raise Unavailable("Redis does not answer.", advice="Try again in a moment.") from error
+    def _alone(self, name: str) -> AbstractContextManager[None]:
+        busy = Unavailable("The job is being made or deleted.", advice="Try again in a moment.")
+        return alone(self._ledger.clock, name, busy=busy, down="Redis does not answer.", wait=20, seconds=300)

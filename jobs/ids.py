@@ -62,6 +62,11 @@ def milliseconds(item: str) -> int:
     return value
 
 
+def is_upload(text: str) -> bool:
+    """Return whether this is a well-formed id of an upload of any kind."""
+    return any(is_id(kind, text) for kind in UPLOAD_KINDS)
+
+
 def kind_of(item: str) -> Kind:
     """Return the kind of a well-formed id.
 

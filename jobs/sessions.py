@@ -6,21 +6,20 @@ digest: the upload is recorded with the announced one, and stays ``inspecting`` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 
 from jobs import layout
 from jobs.agreements import Session, missing_parts, part_size_for
 from jobs.blobs import Blobs
-from jobs.clock import Down
 from jobs.errors import Conflict, IncompleteUpload, NotFound, QuotaExceeded, Unavailable
-from jobs.ids import UPLOAD_KINDS, UploadKind, is_id, new_id
+from jobs.ids import UploadKind, is_upload, new_id
 from jobs.items import Items
 from jobs.ledger import Item, Ledger
+from jobs.locks import alone
 from jobs.multipart import Multipart, Part
 from jobs.records import PartUrl, SessionView, UploadView
-from jobs.uploads import MAX_NAME_LENGTH, Uploads
+from jobs.uploads import Uploads, check_filename
 from pruning_core.errors import InputError
 
 #: URLs of one answer.
@@ -55,8 +54,7 @@ class Sessions:
             Unavailable: The bucket does not answer.
         """
         settings = self._settings
-        if filename is not None and len(filename) > MAX_NAME_LENGTH:
-            raise InputError("The filename is too long.", expected=f"at most {MAX_NAME_LENGTH} characters")
+        check_filename(filename)
         part_size = part_size_for(size, part_size, settings.max_parts, settings.max_upload_bytes)
         self._items.expect(stored=size)
         there = sum(1 for _ in self._bucket.list(layout.sessions(self._items.tenant), limit=settings.max_open_uploads))
@@ -216,28 +214,24 @@ class Sessions:
             raise NotFound("The store has lost the parts of this upload.", advice="Begin anew.", received=session.id)
 
     def _find(self, upload: str, *, expired: bool = False) -> Session | None:
-        if not any(is_id(kind, upload) for kind in UPLOAD_KINDS):
+        if not is_upload(upload):
             return None
         found = self._bucket.get_json(layout.session(self._items.tenant, upload))
         session = None if found is None else Session.model_validate(found)
         return session if session is None or expired or not session.expired else None
 
     def _recorded(self, upload: str) -> Item | None:
-        return self._items.read(upload) if any(is_id(kind, upload) for kind in UPLOAD_KINDS) else None
+        return self._items.read(upload) if is_upload(upload) else None
 
     def _gone(self, upload: str) -> NotFound:
         return NotFound("There is no open upload of this id.", received=upload[:64], advice="POST /uploads begins one.")
 
-    @contextmanager
-    def _alone(self, upload: str) -> Iterator[None]:
+    def _alone(self, upload: str) -> AbstractContextManager[None]:
         """Completing and removing the same upload exclude each other, so without Redis neither is done."""
-        try:
-            with self._ledger.clock.lock(f"session:{upload[:64]}", seconds=300, wait=20) as locked:
-                if not locked:
-                    raise Unavailable("The upload is being completed or removed.", advice="Try again in a moment.")
-                yield
-        except Down as error:
-            raise Unavailable("Redis does not answer.", advice="Try again in a moment.") from error
+        busy = Unavailable("The upload is being completed or removed.", advice="Try again in a moment.")
+        return alone(
+            self._ledger.clock, f"session:{upload[:64]}", busy=busy, down="Redis does not answer.", wait=20, seconds=300
+        )
 
 
 def _view(session: Session, stored: list[Part] | None) -> SessionView:

@@ -9,7 +9,7 @@ from jobs import layout, logs
 from jobs.blobs import Blobs, blobs_of
 from jobs.clock import Down
 from jobs.errors import Conflict, NotFound, TooLarge, Unavailable
-from jobs.ids import UPLOAD_KINDS, UploadKind, is_id, kind_of, new_id
+from jobs.ids import UploadKind, is_id, is_upload, kind_of, new_id
 from jobs.items import Items
 from jobs.ledger import Item, Ledger
 from jobs.paging import Pager
@@ -24,6 +24,16 @@ MAX_NAME_LENGTH = 255
 USES: dict[str, UploadKind] = {"model": "model", "calibration": "dataset", "validation": "dataset", "masks": "mask"}
 #: Those that a job may leave out.
 OPTIONAL = frozenset({"validation", "masks"})
+
+
+def check_filename(filename: str | None) -> None:
+    """Refuse a name that is too long.
+
+    Raises:
+        InputError: It is.
+    """
+    if filename is not None and len(filename) > MAX_NAME_LENGTH:
+        raise InputError("The filename is too long.", expected=f"at most {MAX_NAME_LENGTH} characters")
 
 
 class PendingUpload:
@@ -111,8 +121,7 @@ class Uploads:
     ) -> PendingUpload:
         """Begin to store an upload."""
         item = new_id(kind)
-        if filename is not None and len(filename) > MAX_NAME_LENGTH:
-            raise InputError("The filename is too long.", expected=f"at most {MAX_NAME_LENGTH} characters")
+        check_filename(filename)
         return PendingUpload(
             self,
             item,
@@ -180,7 +189,7 @@ class Uploads:
             self.blobs.release(blob, upload)
 
     def _find(self, upload: str) -> Item | None:
-        return self._items.read(upload) if any(is_id(kind, upload) for kind in UPLOAD_KINDS) else None
+        return self._items.read(upload) if is_upload(upload) else None
 
     def _open_job_with(self, upload: Item) -> str | None:
         blobs = blobs_of(upload)

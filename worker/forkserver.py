@@ -70,7 +70,7 @@ class Child:
     """A forked child: its output, its end, its exit code.
 
     Attributes:
-        stdout: What it says, non-blocking to read.
+        stdout: What it says, unbuffered.
         stderr: Likewise.
         pid: Its id, which is its process group's too; None until the server has answered.
         ended: Whether it has ended; it is not reaped before `reap`, so its group keeps its id until then.

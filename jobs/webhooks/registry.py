@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 
 from jobs.bucket import Bucket
-from jobs.clock import Clock, Down
-from jobs.errors import Conflict, NotFound, Unavailable
+from jobs.clock import Clock
+from jobs.errors import Conflict, NotFound
 from jobs.ids import new_ulid
+from jobs.locks import alone
 from jobs.settings import Settings
 from jobs.webhooks import records
 from jobs.webhooks.addresses import addresses, target
@@ -136,12 +137,8 @@ class Webhooks:
         with suppress(OSError):  # it may resolve one day; every attempt looks again
             addresses(wanted, self._settings)
 
-    @contextmanager
-    def _held(self, id: str) -> Iterator[None]:
-        try:
-            with self._clock.lock(f"webhook:{id}", wait=5) as held:
-                if not held:
-                    raise Conflict("Another request changes this webhook.", advice="Try again.")
-                yield
-        except Down:
-            raise Unavailable("Redis does not answer; nothing was changed.", advice="Try again in a moment.") from None
+    def _held(self, id: str) -> AbstractContextManager[None]:
+        busy = Conflict("Another request changes this webhook.", advice="Try again.")
+        return alone(
+            self._clock, f"webhook:{id}", busy=busy, down="Redis does not answer; nothing was changed.", wait=5
+        )

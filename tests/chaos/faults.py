@@ -50,6 +50,11 @@ WHOLE: dict[Kind, int] = {
     "disk full": 1,
 }
 SHORT: dict[Kind, int] = {**dict.fromkeys(WHOLE, 1), "worker killed": 2}
+#: The kinds that hit one worker, best one that has a job.
+AT_A_WORKER: tuple[Kind, ...] = (
+    *("worker killed", "supervisor killed", "pruning process killed", "fork server killed"),
+    "worker stopped (SIGTERM)",
+)
 #: The kinds that end a process.
 KILLS = tuple(kind for kind in WHOLE if "killed" in kind)
 
@@ -97,9 +102,7 @@ class Striker:
         strike = Strike(kind)
         self.strikes.append(strike)
         stage, rng = self.stage, self.rng
-        if kind in ("worker killed", "supervisor killed", "pruning process killed", "fork server killed") or (
-            kind == "worker stopped (SIGTERM)"
-        ):
+        if kind in AT_A_WORKER:
             self._at_a_worker(kind, strike)
             return strike
         began = time.monotonic()

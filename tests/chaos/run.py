@@ -7,7 +7,7 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,9 +183,8 @@ def _under_fire(stage: Stage, account: Account, crowd: Crowd, counts: dict[Kind,
     _settle(stage, account, crowd, right)
 
 
-def with_patience(holds: object, seconds: float) -> None:
+def with_patience(holds: Callable[[], bool], seconds: float) -> None:
     """Wait until it holds; if it never does, the account shows it."""
-    assert callable(holds)
     deadline = time.monotonic() + seconds
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.2)
