@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,8 +29,11 @@ from jobs.writer import BucketWriter
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+logger = logging.getLogger(__name__)
+
 #: Of a document that came torn.
 _READS = 5
+_READ_PAUSE_SECONDS = 0.02
 CHUNK_BYTES = 2**18
 
 _EXISTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
@@ -83,7 +88,13 @@ class Bucket:
             )
 
     def get_json(self, key: str) -> dict[str, Any] | None:
-        """Return the document, or None if there is none."""
+        """Return the document, or None if there is none that is whole.
+
+        Whoever wrote what is not whole was told that it had failed (nanio does that when its disk is full).
+
+        Raises:
+            Unavailable: The server does not answer, or not to the end.
+        """
         for again in reversed(range(_READS)):
             with s3_errors(key):
                 try:
@@ -93,12 +104,17 @@ class Bucket:
                     if missing(error):
                         return None
                     raise
-                except (ValueError, HTTPError):
-                    # While a document is being replaced, nanio announces the length of one and sends the other.
+                # While a document is being replaced, nanio announces the length of one and sends the other.
+                except HTTPError as error:
                     if not again:
-                        raise
+                        raise Unavailable("The bucket breaks off.", advice="Try again in a moment.") from error
+                except ValueError:
+                    if not again:
+                        logger.exception("a broken document is taken for none key=%s", key)
+                        return None
                 else:
                     return document
+            time.sleep(_READ_PAUSE_SECONDS)
         raise AssertionError
 
     def write_once(self, key: str, document: dict[str, Any]) -> bool:
@@ -113,7 +129,10 @@ class Bucket:
         body = _encode(document)
         with self._writing[hash(key) % len(self._writing)], s3_errors(key):
             if self.head(key) is not None:
-                return False
+                if self.get_json(key) is not None:
+                    return False
+                self.put_json(key, document)  # what is there is not whole
+                return True
             try:
                 self.client.put_object(
                     Bucket=self.name, Key=key, Body=body, ContentType="application/json; charset=utf-8", IfNoneMatch="*"
@@ -124,8 +143,11 @@ class Bucket:
                     return True
                 if error_code(error) not in _EXISTS:
                     raise
-                # A retry of the SDK may have met its own first try.
-                return bool(self.get_json(key) == json.loads(body))
+                # A retry of the SDK may have met its own first try, whole or not.
+                found = self.get_json(key)
+                if found is None:
+                    self.put_json(key, document)
+                return found is None or bool(found == json.loads(body))
             return True
 
     # -- streams ---------------------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ class Clock:
         self._renew = self.redis.register_script(_RENEW)
         self._release = self.redis.register_script(_RELEASE)
         self._lease_ms = int(settings.lease_seconds * 1000)
+        self._left: dict[str, str] = {}
 
     def run_id(self) -> str:
         """Return what changes when the Redis server restarts."""
@@ -108,6 +109,7 @@ class Clock:
             seconds: After which it opens by itself, should this process die.
             wait: How long to wait for another holder; 0: try once.
         """
+        self._open_left()
         key, token, deadline = f"{_KEY}lock:{name}", new_ulid(), time.monotonic() + wait
         while not (held := bool(self.redis.set(key, token, nx=True, px=int(seconds * 1000)))):
             if time.monotonic() >= deadline:
@@ -117,8 +119,15 @@ class Clock:
             yield held
         finally:
             if held:
-                with suppress(Down):  # it opens by itself
-                    self._release(keys=[key], args=[token])
+                self._left[key] = token
+                with suppress(Down):
+                    self._open_left()
+
+    def _open_left(self) -> None:
+        """Open the locks that are not needed any more, those too for which Redis did not answer before."""
+        for key, token in list(self._left.items()):
+            self._release(keys=[key], args=[token])
+            self._left.pop(key, None)
 
     # -- progress --------------------------------------------------------------------------------------------------
 

@@ -73,11 +73,14 @@ class Index:
         if known != run_id:
             # Leases ran out or vanished while their holders live: give these two heartbeats to take them again.
             self._redis.set(_SETTLING, "1", px=int(2000 * settings.heartbeat_seconds + 500))
-        self.rebuild()
-        with self._redis.pipeline() as pipe:
-            pipe.set(_COMPLETE, run_id)
-            pipe.set(_FRESH, "1", px=int(settings.rescan_seconds * 1000))
-            pipe.execute()
+        with self._clock.lock("rebuild", seconds=60, wait=0) as mine:
+            if not mine:
+                return False
+            self.rebuild()
+            with self._redis.pipeline() as pipe:
+                pipe.set(_COMPLETE, run_id)
+                pipe.set(_FRESH, "1", px=int(settings.rescan_seconds * 1000))
+                pipe.execute()
         return True
 
     def rebuild(self) -> None:

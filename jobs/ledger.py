@@ -82,13 +82,14 @@ class Ledger:
         request = self.recall.get_json(layout.request(item), usable=usable)
         if request is None:
             return None
-        outcome = self.recall.get_json(layout.outcome(item), usable=usable)
+        outcome, keys = self.recall.get_json(layout.outcome(item), usable=usable), set[str]()
+        if outcome is None:
+            keys |= set(self.bucket.list(layout.prefix(item)))
+            if layout.outcome(item) in keys:  # it ended between the two looks, or nobody could write it to its end
+                outcome = self.recall.get_json(layout.outcome(item), usable=usable)
         if outcome is not None:
             attempts = tuple(Attempt.model_validate(attempt) for attempt in outcome.get("attempts", ()))
             return Item(id=item, request=request, outcome=outcome, attempts=attempts)
-        keys = set(self.bucket.list(layout.prefix(item)))
-        if layout.outcome(item) in keys:
-            return self.read(item, recall=recall)  # it ended between the two looks
         return Item(
             id=item,
             request=request,

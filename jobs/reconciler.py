@@ -53,7 +53,8 @@ class Reconciler:
         counts = Counts()
         try:
             overdue = self._note_overdue()
-            with self._clock.lock("reconcile", seconds=60, wait=0) as elected:
+            # Should this process die now, the next one begins as soon as it would for a job.
+            with self._clock.lock("reconcile", seconds=self._clock.settings.lease_seconds, wait=0) as elected:
                 counts.elected = elected
                 if elected:
                     counts.rescanned = self._index.refresh()

@@ -86,7 +86,10 @@ class Settings(BaseSettings):
     max_webhooks: int = Field(default=20, ge=1, description="Of one tenant.")
 
     min_free_bytes: int = Field(
-        default=GiB, ge=0, description="A worker whose work directory has less room is no help; readiness says so."
+        default=GiB,
+        ge=0,
+        description="A worker whose work directory has less room is no help: readiness says so, and one whose "
+        "disk was full waits for it.",
     )
     device: str = Field(default="auto", description="'auto', 'cpu' or 'cuda'.")
     job_memory_bytes: int = Field(default=16 * GiB, gt=0)

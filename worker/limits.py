@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,4 +59,18 @@ def limit_exceeded(limits: Limits, name: LimitName) -> LimitExceeded:
     value = getattr(limits, name)
     return LimitExceeded(
         f"The work needed {words.format(value)}.", expected=f"at most {value}", advice=advice, limit=name, value=value
+    )
+
+
+def no_space(error: BaseException) -> bool:
+    """Return whether the error says that the disk, or this user's part of it, is full.
+
+    >>> no_space(OSError(28, "No space left on device")), no_space(OSError(2, "No such file or directory"))
+    (True, False)
+    """
+    if isinstance(error, PruningError):
+        return False  # its text may quote the user
+    # Libraries in C++ and Rust pass on the system's words only.
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
+        os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)
     )

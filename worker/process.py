@@ -7,8 +7,10 @@ on a pipe of its own, and ``result.json`` or ``problem.json`` in its folder.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
+import importlib
 import json
 import os
 import socket
@@ -24,13 +26,15 @@ from pruning_core.errors import PruningError
 from pruning_core.report import Progress
 from worker.confine import confine, die_with, gpu_present
 from worker.environment import folder_environment
-from worker.limits import Died, LimitName, Limits, limit_exceeded
+from worker.limits import Died, LimitName, Limits, limit_exceeded, no_space
 
 #: What a task gets: its folder, the arguments, and where to say how far it is. It returns what goes to result.json.
 Task = Callable[[Path, dict[str, Any], Callable[[Progress], None]], dict[str, Any]]
 
 #: Exit codes: problem.json says why. After the first a retry cannot help, after the second it may.
 REFUSED, UNEXPECTED = 3, 4
+#: No file says why: there was no room for one.
+NO_SPACE = 5
 
 _REQUEST_BYTES = 64 * 1024
 _OUT_OF_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "failed to map segment", "can't start new thread")
@@ -116,8 +120,9 @@ def _child(
             code = _work(tasks, request, progress, parent)
         sys.stdout.flush()
         sys.stderr.flush()
-    except BaseException:  # it must not return into the server's loop
+    except BaseException as error:  # it must not return into the server's loop
         traceback.print_exc()
+        code = NO_SPACE if no_space(error) else code
     finally:
         os._exit(code)
 
@@ -126,7 +131,7 @@ def _work(tasks: Mapping[str, Task], request: dict[str, Any], progress: TextIO, 
     """Confine this process, and do the task.
 
     Returns:
-        The exit code: 0 with result.json, else `REFUSED` or `UNEXPECTED` with problem.json.
+        The exit code: 0 with result.json, `REFUSED` or `UNEXPECTED` with problem.json, else `NO_SPACE`.
     """
     folder, limits = Path(request["folder"]), Limits(**request["limits"])
     os.chdir(folder)
@@ -154,6 +159,9 @@ def _may_use_gpu(folder: Path) -> bool:
 
 def _refuse(folder: Path, limits: Limits, error: Exception, request_id: str | None) -> int:
     """Write why there is no result: the user's doing, a limit, or a defect."""
+    if no_space(error):
+        traceback.print_exception(error, file=sys.stderr)
+        return NO_SPACE
     limit = _limit_behind(error)
     if limit is not None:
         error.__traceback__ = None  # frames hold the tensors; writing the problem needs room
@@ -186,6 +194,10 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 def _tasks() -> Mapping[str, Task]:
     from worker.work import TASKS  # imports torch
 
+    # What PyTorch itself imports at the first use of `torch.func.grad`: it takes a second and more, and a folder for
+    # temporary files that can be written to. A task without it would do that itself.
+    with contextlib.suppress(OSError, ImportError):
+        importlib.import_module("torch._dynamo")
     return cast("Mapping[str, Task]", TASKS)
 
 

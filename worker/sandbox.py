@@ -25,14 +25,16 @@ from pruning_core.errors import PruningError
 from pruning_core.report import Progress
 from worker import forkserver
 from worker.limits import Died, LimitName, Limits, limit_exceeded
-from worker.process import REFUSED, UNEXPECTED
+from worker.process import NO_SPACE, REFUSED, UNEXPECTED
 from worker.usage import cpu_seconds, group_memory_bytes
 
-__all__ = ["Limits", "Result", "run", "warm"]
+__all__ = ["DISK_FULL", "Limits", "Result", "run", "warm"]
 
 _log = logging.getLogger(__name__)
 
 MODULE = "worker.process"
+#: Why a process stopped that nobody asked to.
+DISK_FULL = "disk-full"
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 0.5
 _LINE_BYTES = 64 * 1024
@@ -46,11 +48,12 @@ class Result:
     """How a sandboxed task ended.
 
     Args:
-        status: "ok"; "failed": the user's doing or a limit, a retry cannot help; "stopped": as ``stop`` asked;
+        status: "ok"; "failed": the user's doing or a limit, a retry cannot help; "stopped": as ``stop`` asked, or for
+            want of room on the disk;
             "died": the process ended without a word, a retry may help.
         value: What the task returned, when ok.
         problem: A problem document, when failed or died.
-        reason: What ``stop`` returned, when stopped.
+        reason: When stopped: what ``stop`` returned, or `DISK_FULL`.
         memory_peak_bytes: The most that its processes were seen to have resident; 0: it ended before anybody looked.
     """
 
@@ -236,6 +239,8 @@ def _judge(code: int, folder: Path, limits: Limits, watch: _Watch) -> Result:
         return failed("file_bytes")
     if code == -signal.SIGABRT and b"bad_alloc" in watch.tail:
         return failed("memory_bytes")
+    if code == NO_SPACE:
+        return Result(status="stopped", reason=DISK_FULL)
     strange = next(_not_regular(folder), None)
     if strange is not None:
         return _died(f"The process left {strange!r}, which is no regular file.")

@@ -29,7 +29,9 @@ from pruning_core.errors import PruningError
 from pruning_core.report import Progress
 from worker import sandbox
 from worker.courier import Courier
+from worker.limits import no_space
 from worker.plans import Plan, TaskName, Unusable, fetch, plan_of
+from worker.room import wait_for_room
 from worker.scratch import scratch
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ T = TypeVar("T")
 #: The user's name of an artifact of each level -> the file that the sandbox wrote.
 _OF_LEVEL = {"model": "pruned-{}", "masks": "masks-{}.safetensors"}
 _PAUSE_SECONDS = 0.5
+#: How often an item is handed back because the disk was full. After that it may be the item that fills it: it counts.
+_DISK_PATIENCE = 10
 
 
 class Runner(Protocol):
@@ -57,7 +61,7 @@ class Runner(Protocol):
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
-    """The attempt must stop; the argument is the reason: ``lost``, ``cancel`` or ``shutdown``."""
+    """The attempt must stop; the argument is the reason: ``lost``, ``cancel``, ``shutdown`` or ``disk-full``."""
 
 
 class Supervisor:
@@ -87,7 +91,7 @@ class Supervisor:
 
         Returns:
             How that went, for the log: ``duplicate``, ``settled``, ``succeed``, ``fail``, ``cancel``, ``released``,
-            ``died``, ``superseded`` or ``unavailable``.
+            ``died``, ``disk-full``, ``superseded`` or ``unavailable``.
         """
         with logs.bound(item=item, worker=self._worker):
             return self._supervise(item)
@@ -109,6 +113,10 @@ class Supervisor:
         logger.info("done item=%s worker=%s result=%s", item, self._worker, how)
         self._clock.metrics.add("pruning_attempts_total", queue=queue_of(kind_of(item)), result=how)
         self._clock.metrics.flush()
+        if how == sandbox.DISK_FULL:
+            # The item is in the queue again: another worker may have the room.
+            settings = self._service.settings
+            wait_for_room(settings.work_dir, settings.min_free_bytes, self._stopping)
         return how
 
     def _hold(self, item: str, token: str) -> tuple[str, bool]:
@@ -151,6 +159,8 @@ class Supervisor:
             problem = error.problem()
         except Exception as error:
             logger.exception("attempt failed item=%s attempt=%d", item, attempt.number)
+            if no_space(error):
+                return self._interrupted(found, attempt, holder, sandbox.DISK_FULL)
             problem = PruningError(f"The worker failed with {type(error).__name__}.").problem()
         logger.warning("lost item=%s attempt=%d detail=%s", item, attempt.number, problem.get("detail"))
         with suppress(Interrupted):  # unrecorded, the attempt counts as one that ended without a word
@@ -222,7 +232,7 @@ class Supervisor:
         goes_on = False
         try:
             result = run()
-            goes_on = result.status == "died" or result.reason == "shutdown"
+            goes_on = result.status == "died" or result.reason in ("shutdown", sandbox.DISK_FULL)
         finally:
             courier.stop(last_pass=goes_on, patience=settings.shutdown_seconds / 2)
         return result
@@ -287,9 +297,20 @@ class Supervisor:
             if item.kind != "job":
                 return "superseded", False
             return self._publish(item, attempt, holder, "cancel"), False
+        if reason == sandbox.DISK_FULL:
+            return self._without_room(item, attempt, holder), True
         with suppress(Unavailable):  # then it counts
             self._ledger.give_back(item.id, attempt, reason)
         return "released", reason == "shutdown"
+
+    def _without_room(self, item: Item, attempt: Attempt, holder: Holder) -> str:
+        record = partial(self._ledger.give_back, item.id, attempt, sandbox.DISK_FULL)
+        if sum(earlier.released == sandbox.DISK_FULL for earlier in item.attempts) >= _DISK_PATIENCE:
+            detail = f"The disk of the worker was full, as in {_DISK_PATIENCE} attempts before."
+            record = partial(self._ledger.lost, item.id, attempt, PruningError(detail).problem())
+        with suppress(Interrupted):  # unrecorded, it counts
+            self._patiently(holder, record)
+        return sandbox.DISK_FULL
 
     def _reason(self, holder: Holder) -> str | None:
         return holder.reason or ("shutdown" if self._stopping() else None)

@@ -30,7 +30,7 @@ from pruning_core.curvature import (
     predict,
     resolve_labels,
 )
-from pruning_core.curvature.memory import check_fits, limit_bytes
+from pruning_core.curvature.memory import check_fits, roomy
 from pruning_core.curvature.predict import batches
 from pruning_core.errors import Diverged
 from pruning_core.recipe import Frozen
@@ -174,10 +174,10 @@ def columns_and_blocks(task: PruningTask, options: Wanted, block_size: int) -> G
 
 
 def columns_fit(task: PruningTask, options: Wanted, block_size: int) -> bool:
-    """Return whether memory is there for stored columns beside the blocks."""
+    """Return whether this machine has the memory for stored columns beside the blocks."""
     rows, _ = counts(task, options, streamed=True)
     needed = 4 * task.layout.size * min(rows, STORED_ROWS) * 5 // 4
-    return needed + BlockGram.bytes_needed(task.layout.sizes, block_size) <= limit_bytes(task.weights.device)
+    return roomy(needed + BlockGram.bytes_needed(task.layout.sizes, block_size), task.weights.device)
 
 
 def moved_rows(task: PruningTask, options: Wanted, weights: Tensor, *, streamed: bool, stage: int) -> GradientRows:

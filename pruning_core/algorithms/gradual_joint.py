@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pruning_core.curvature import Layout
 from pruning_core.curvature.joint import JointMatch
-from pruning_core.curvature.memory import available_bytes
+from pruning_core.curvature.memory import capacity_bytes
 from pruning_core.network import Network
 from pruning_core.network.following import followings
 from pruning_core.solvers.global_step import descend
@@ -134,7 +134,7 @@ def _solvers(grams: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[s
     if not grams:
         return {}
     needed = {name: int(masks[name].sum(1).square().sum()) * grams[name].element_size() for name in grams}
-    left = int(FACTOR_SHARE * available_bytes(next(iter(grams.values())).device))
+    left = int(FACTOR_SHARE * capacity_bytes(next(iter(grams.values())).device))
     solvers: dict[str, Callable[[Tensor], Tensor]] = {}
     for name in sorted(needed, key=lambda name: (needed[name], name)):
         left -= needed[name]

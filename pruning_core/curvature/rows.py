@@ -75,6 +75,10 @@ class GradientRows:
         if self.vectorised:
             try:
                 self._vectorised_rows(out, rows)
+            except (OSError, ImportError):
+                # The machine's doing, such as a full disk, not the network's: another way gives other last bits, and
+                # the same job must give the same bytes wherever it runs.
+                raise
             except Exception:
                 # vmap has no rule for some op of this graph. A real fault of the network fails again below, in plain
                 # words.

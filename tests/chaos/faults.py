@@ -47,7 +47,7 @@ WHOLE: dict[Kind, int] = {
     "S3 slow": 4,
     "S3 failing": 6,
     "messages delivered again": 6,
-    "disk full": 1,
+    "disk full": 3,
 }
 SHORT: dict[Kind, int] = {**dict.fromkeys(WHOLE, 1), "worker killed": 2}
 #: The kinds that hit one worker, best one that has a job.

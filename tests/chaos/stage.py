@@ -26,7 +26,7 @@ _ALWAYS = {
     "PRUNING_MAX_ATTEMPTS": "50",
     "OMP_NUM_THREADS": "1",
     # The disk is small, to be filled.
-    "PRUNING_MIN_FREE_BYTES": "1",
+    "PRUNING_MIN_FREE_BYTES": str(64 * 2**20),
     # The harness listens for webhooks, on loopback and without TLS.
     **{"PRUNING_WEBHOOK_ALLOW_HTTP": "true", "PRUNING_WEBHOOK_NETWORKS": "127.0.0.0/8"},
     "PRUNING_WEBHOOK_SCHEDULE": "0, 1, 2, 5, 5, 5, 5, 5",

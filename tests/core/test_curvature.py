@@ -87,6 +87,19 @@ def test_networks_that_cannot_be_vectorised_fall_back_to_a_loop() -> None:
     assert (G[2] - truth).norm() <= 1e-5 * truth.norm()
 
 
+def test_what_the_machine_lacks_is_no_reason_to_take_another_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    # PyTorch imports half of itself, and looks for a folder to write to, at the first vmap: on a full disk that fails.
+    # One backward per row would do, with other last bits: the same job would not give the same bytes any more.
+    def full(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    network = mlp_network()
+    stream = rows_of(network, samples(network), rows=8, batch_size=1)
+    monkeypatch.setattr("pruning_core.curvature.rows.vmap", full)
+    with pytest.raises(FileNotFoundError):
+        list(stream)
+
+
 def test_blocks_stay_small_and_cover_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     network = mlp_network()
     monkeypatch.setattr("pruning_core.curvature.rows.BLOCK_BYTES", 4 * 392 * 7)

@@ -90,6 +90,20 @@ def test_lock_of_a_dead_process_opens(clock: Clock) -> None:
         assert second
 
 
+def test_a_lock_that_redis_would_not_open_is_opened_as_soon_as_it_does(clock: Clock) -> None:
+    # Redis refuses to write, as it does on a full disk; here because it has no replicas.
+    with clock.lock("a", seconds=60, wait=0) as first:
+        assert first
+        clock.redis.config_set("min-replicas-to-write", 1)
+    try:
+        with pytest.raises(Down), clock.lock("b", wait=0):
+            pass
+    finally:
+        clock.redis.config_set("min-replicas-to-write", 0)
+    with clock.lock("b", wait=0), clock.lock("a", wait=0) as again:
+        assert again
+
+
 def test_progress(clock: Clock, item: str) -> None:
     assert clock.progress(item) == {}
     clock.report(item, Progress(stage="select", done=1, total=4, fraction=0.25), started=12.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -21,7 +22,8 @@ from jobs.holder import Holder
 from jobs.ids import UPLOAD_KINDS
 from jobs.service import Service
 from pruning_core.report import Progress
-from worker.sandbox import Result
+from worker.room import wait_for_room
+from worker.sandbox import DISK_FULL, Result
 from worker.scratch import scratch, sweep
 from worker.supervisor import Supervisor
 
@@ -153,6 +155,41 @@ def test_defect_of_the_worker_counts_as_a_lost_attempt(service: Service, job: st
 
     assert supervise(service, job, broken)[0] == "died"
     assert "ZeroDivisionError" in service.get_job(job).attempts[0].problem["detail"]
+
+
+@pytest.mark.parametrize("where", ["in the sandbox", "in the worker"])
+def test_a_full_disk_is_not_the_jobs_fault(service: Service, job: str, where: str, monkeypatch: Any) -> None:
+    def full(*_: Any) -> Result:
+        if where == "in the worker":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return Result(status="stopped", reason=DISK_FULL)
+
+    waited: list[int] = []
+    monkeypatch.setattr("worker.supervisor.wait_for_room", lambda _folder, free, _stopping: waited.append(free))
+    for attempt in range(1, 11):
+        service.clock.redis.delete("pruning:celery:jobs")
+        assert supervise(service, job, full)[0] == "disk-full"
+        assert service.queue.waiting("jobs") == {job}, "another worker may have the room"
+        assert service.clock.leased([job]) == set()
+        view = service.get_job(job)
+        assert (view.state, view.attempt, view.attempts[-1].released) == ("queued", attempt, "disk-full")
+    assert waited == [service.settings.min_free_bytes] * 10, "this worker takes nothing up before it has room"
+    # In the end it may well be this job that fills the disk.
+    for _ in range(3):
+        assert supervise(service, job, full)[0] == "disk-full"
+    assert supervise(service, job, succeed)[0] == "settled"
+    view = service.get_job(job)
+    assert (view.state, len(view.error["attempts"])) == ("failed", 3)
+    assert "disk of the worker was full" in view.error["detail"]
+
+
+def test_a_worker_waits_for_room(tmp_path: Path) -> None:
+    began = time.monotonic()
+    wait_for_room(tmp_path, 1, lambda: False)
+    assert time.monotonic() - began >= 2, "not in a loop"
+    stop_at = time.monotonic() + 3
+    wait_for_room(tmp_path, 2**62, lambda: time.monotonic() > stop_at)
+    assert time.monotonic() > stop_at
 
 
 def test_links_in_the_folder_are_not_published(service: Service, job: str, tmp_path: Path) -> None:

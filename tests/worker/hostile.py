@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -141,6 +142,14 @@ def defect(folder: Path, arguments: dict[str, Any], report: Report) -> dict[str,
     raise ZeroDivisionError("a defect")
 
 
+def full(folder: Path, arguments: dict[str, Any], report: Report) -> dict[str, Any]:
+    if arguments["how"] == "open":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if arguments["how"] == "torch":
+        raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
+    raise DatasetError("No space left on device")  # a name that the user chose
+
+
 def chatter(folder: Path, arguments: dict[str, Any], report: Report) -> dict[str, Any]:
     print('{"stage": "printed", "done": 1, "total": 1, "fraction": 1.0}', flush=True)
     os.write(2, b"y" * 10**6)
@@ -176,7 +185,7 @@ def load() -> Mapping[str, Task]:
 NAMES = (
     *("environment", "network", "files", "memory", "mapped_memory", "torch_memory", "cpu", "stubborn_cpu", "sleep"),
     *("grandchild", "big_file", "big_tensor_file", "crash", "leave", "refuse", "defect", "chatter", "flood", "nothing"),
-    "remember",
+    *("remember", "full"),
 )
 
 if __name__ == "__main__":

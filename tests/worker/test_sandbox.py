@@ -276,6 +276,28 @@ def test_deaths_say_what_was_seen(
         assert "Traceback" in caplog.text
 
 
+@pytest.mark.parametrize(("how", "status"), [("open", "stopped"), ("torch", "stopped"), ("text", "failed")])
+def test_a_full_disk_is_told_from_what_the_user_did(tmp_path: Path, how: str, status: str) -> None:
+    result = run("full", tmp_path, {"how": how})
+    assert (result.status, result.reason) == (status, sandbox.DISK_FULL if status == "stopped" else None)
+
+
+def test_the_first_gradient_of_a_task_imports_nothing() -> None:
+    # It would take a second and more of every task, and fail on a full disk.
+    code = """
+import sys
+from worker.process import _tasks
+_tasks()
+import torch
+from torch.func import grad, vmap
+before = set(sys.modules)
+vmap(grad(lambda w, x: (w * x).sum()), in_dims=(None, 0))(torch.ones(3), torch.ones(2, 3))
+print(sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.parametrize("kind", ["symlink", "hard link", "pipe", "linked folder"])
 def test_nothing_that_leads_out_of_the_folder_is_handed_on(tmp_path: Path, kind: str) -> None:
     """Landlock lets no process make these; where it is missing, the supervisor looks."""
