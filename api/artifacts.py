@@ -27,6 +27,7 @@ _SUFFIX_OF_FORMAT = {"pt2": ".pt2", "safetensors": ".safetensors", "safetensors-
 _SUMMARY: dict[ArtifactName, str] = {
     "model": "Download the pruned model",
     "masks": "Download the masks",
+    "compact": "Download the pruned model in compact form",
     "report": "Download the report",
 }
 _DESCRIPTION: dict[ArtifactName, str] = {
@@ -34,12 +35,16 @@ _DESCRIPTION: dict[ArtifactName, str] = {
     "has several: `?sparsity=` says which.",
     "masks": "A safetensors file: for each pruned weight, by name, a boolean tensor of its shape; true = kept. A job "
     "with a list of sparsities has several: `?sparsity=` says which.",
+    "compact": "The pruned model without its zeros, and under zstd: `python -m pruning_core.expand` makes every byte "
+    "of the model again, and compares its SHA-256. A job with a list of sparsities has several: `?sparsity=` says "
+    "which.",
     "report": "What was measured on the produced files, level by level: sparsity, quality beside dense and magnitude, "
     "size, latency.",
 }
 _MEDIA_TYPE: dict[ArtifactName, str] = {
     "model": "application/octet-stream",
     "masks": "application/octet-stream",
+    "compact": "application/octet-stream",
     "report": "application/json",
 }
 
@@ -116,6 +121,8 @@ def _filename(service: Service, job: str, name: ArtifactName, sparsity: float | 
     level = "" if sparsity is None else f"-{sparsity:.6g}"
     if name == "masks":
         return derived(given, f"-masks{level}", ".safetensors")
+    if name == "compact":
+        return derived(given, f"-pruned{level}", ".compact")
     format_ = str((upload.inspection or {}).get("format")) if upload is not None else ""
     return derived(given, f"-pruned{level}", None if given and "." in given else _SUFFIX_OF_FORMAT.get(format_))
 

@@ -216,8 +216,8 @@ def job_of(view: JobView) -> Job:
     if view.state in {"queued", "running"}:
         links["cancel"] = f"{here}/cancel"
     if view.state == "succeeded":
-        links |= {name: f"{here}/{name}" for name in ("model", "masks", "report")}
+        links |= {name: f"{here}/{name}" for name in ("model", "masks", "compact", "report")}
     shown = view.model_dump(exclude={"attempts": {"__all__": {"token"}}})
     for level in (shown["result"] or {}).get("levels", ()):
-        level["links"] = {name: f"{here}/{name}?sparsity={level['sparsity']}" for name in ("model", "masks")}
+        level["links"] = {name: f"{here}/{name}?sparsity={level['sparsity']}" for name in ("model", "masks", "compact")}
     return Job(**shown, links=links)

@@ -48,7 +48,8 @@ def main(folder: Path) -> int:
 accuracy on 540 held-out digits   dense {before:7.2%}   magnitude {magnitude:7.2%}   CHITA {after:7.2%}
 sparsity, measured                {zeros / count:.2%}  ({zeros} of {count} weights are zero)
 file size                         before {file["size_bytes_before"]:,} bytes   after {file["size_bytes"]:,}
-file size, compressed (zlib)      before {file["compressed_bytes_before"]:,} bytes   after {file["compressed_bytes"]:,}
+file size, zstd                   before {file["compressed_bytes_before"]:,} bytes   after {file["compressed_bytes"]:,}
+file size, compact form           after {file["compact_bytes"]:,} bytes
 speed                             {file["speedup"]}
 seconds per stage                 """,
         end="",

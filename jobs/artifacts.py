@@ -1,4 +1,4 @@
-"""What a job that succeeded has made: a report, and for each level of sparsity a model and its masks."""
+"""What a job that succeeded has made: a report, and for each level of sparsity a model, its masks, its compact form."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 from jobs.errors import LevelNeeded, NotFound
 
-ArtifactName = Literal["model", "masks", "report"]
+ArtifactName = Literal["model", "masks", "compact", "report"]
 
 
 def wanted(artifacts: Mapping[str, Any], name: ArtifactName, sparsity: float | None) -> dict[str, Any]:
     """Return the record of one artifact: key, size, SHA-256.
 
     Args:
-        artifacts: The outcome's: ``report``, and ``levels``, each with ``sparsity``, ``model`` and ``masks``.
+        artifacts: The outcome's: ``report``, and ``levels``, each with ``sparsity``, ``model``, ``masks``, ``compact``.
         name: Which one.
         sparsity: Which level, exactly as the outcome names it.
 
@@ -40,6 +40,10 @@ def wanted(artifacts: Mapping[str, Any], name: ArtifactName, sparsity: float | N
         )
     for level in levels:
         if sparsity is None or level.get("sparsity") == sparsity:
+            if name not in level:
+                raise NotFound(
+                    f"This job was done before there was a {name} form.", advice="Download the model, or prune again."
+                )
             chosen: dict[str, Any] = level[name]
             return chosen
     raise NotFound(

@@ -116,8 +116,17 @@ class FileReport(Record):
     format: str
     size_bytes: int
     size_bytes_before: int
-    compressed_bytes: int = Field(description="zlib level 6.")
+    compressed_bytes: int = Field(description="zstd level 12.")
     compressed_bytes_before: int
+    compact_bytes: int | None = Field(
+        default=None, description="The compact form (pruning_core.compact): zeros are not sent, every byte comes back."
+    )
+    macs: int | None = Field(
+        default=None,
+        description="Multiply-adds of one sample in prunable layers, by weights that are not zero: what kernels that "
+        "skip zeros would do.",
+    )
+    macs_before: int | None = Field(default=None, description="The same of the dense model.")
     sha256: str
     latency_ms: float = Field(description="Median forward time of one batch, this runtime, this machine.")
     latency_ms_before: float

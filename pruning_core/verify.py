@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from pruning_core import recipe
+from pruning_core.compact import expand, is_compact
 from pruning_core.errors import PruningError
 from pruning_core.formats import read_model, same_bits
 from pruning_core.formats.masks import read_masks
@@ -51,7 +53,7 @@ def verify(
     """Check a produced model against its report.
 
     Args:
-        model: The model file, as downloaded.
+        model: The model file, as downloaded, or its compact form.
         report: The job's report (JSON). With several levels, the model's SHA-256 says which one it is.
         masks: The masks file of the same level, if at hand: every False must be an exact zero.
         dense: The model as it was sent, if at hand: tensors that took no part must have the same bits.
@@ -62,7 +64,21 @@ def verify(
     Raises:
         OSError: A file cannot be opened.
     """
-    return tuple(_checks(Path(model), Path(report), _path(masks), _path(dense)))
+    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
+        return tuple(_expanded(Path(model), Path(report), _path(masks), _path(dense), Path(folder)))
+
+
+def _expanded(model: Path, report: Path, masks: Path | None, dense: Path | None, folder: Path) -> Iterator[Check]:
+    if is_compact(model):
+        packed, whole = model.stat().st_size, folder / "model"
+        try:
+            whole.write_bytes(expand(model.read_bytes()))
+        except PruningError as error:
+            yield Check(what="compact form", holds=False, seen=error.detail)
+            return
+        yield Check(what="compact form", holds=True, seen=f"{packed} bytes, {whole.stat().st_size} expanded")
+        model = whole
+    yield from _checks(model, report, masks, dense)
 
 
 def _path(path: str | Path | None) -> Path | None:
@@ -241,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0 if all holds, 1 if something does not, 2 if a file cannot be opened.
     """
     parser = argparse.ArgumentParser(prog="python -m pruning_core.verify", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("model", type=Path, help="the pruned model, as downloaded")
+    parser.add_argument("model", type=Path, help="the pruned model, as downloaded, or its compact form")
     parser.add_argument("report", type=Path, help="the job's report.json")
     parser.add_argument("--masks", type=Path, help="the masks.safetensors of the same level")
     parser.add_argument("--dense", type=Path, help="the model as it was sent")

@@ -1,19 +1,22 @@
-"""What the produced file is worth: its sizes, and how long one batch takes before and after."""
+"""What the produced file is worth: its sizes, its arithmetic, and how long one batch takes before and after."""
 
 from __future__ import annotations
 
 import hashlib
 import statistics
 import time
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
+import zstandard
 from torch import Tensor
 
 from pruning_core.calibration import Dataset
+from pruning_core.compact import LEVEL, Array, compress, expand
+from pruning_core.errors import PruningError
 from pruning_core.formats import model_format
+from pruning_core.macs import macs
 from pruning_core.network import Network
 from pruning_core.report import FileReport
 
@@ -41,33 +44,57 @@ class Meter:
         self._inputs = data.subset(torch.arange(self._batch) % len(data)).to(device).inputs
         self._seconds = _BUDGET_SECONDS / files
 
-    def measure(self, path: Path, pruned: Network) -> FileReport:
+    def measure(self, path: Path, pruned: Network, compact: Path) -> FileReport:
         """Measure a produced file.
 
         Args:
             path: The file.
             pruned: The network read from it.
+            compact: The same in its compact form.
         """
         size, compressed, digest = _sizes(path)
         networks = (self._dense, pruned.to(self._device))
         before, after = _latencies(networks, self._inputs, self._device, self._seconds)
+        arithmetic = [macs(network, self._inputs) for network in networks]
+        packed = compact.stat().st_size
         return FileReport(
             format=model_format(path),
             size_bytes=size,
             size_bytes_before=self._size,
             compressed_bytes=compressed,
             compressed_bytes_before=self._compressed,
+            compact_bytes=packed,
+            macs=arithmetic[1].needed,
+            macs_before=arithmetic[0].dense,
             sha256=digest,
             latency_ms=after,
             latency_ms_before=before,
             batch=self._batch,
-            speedup=_sentence(self._batch, before, after, self._compressed, compressed, self._device),
+            speedup=_sentence(self._batch, before, after, self._size, packed, self._device),
         )
 
 
+def compacted(path: Path, network: Network, names: Iterable[str]) -> bytes:
+    """Return the compact form of a pruned file, from which the file itself was made again, to be sure.
+
+    Args:
+        path: The file.
+        network: The network read from it.
+        names: Of its pruned weights.
+    """
+    data = path.read_bytes()
+    tensors = (network.weights[name].detach().contiguous() for name in names)
+    raw = ((t.reshape(-1).view(torch.uint8).numpy().tobytes(), t.element_size()) for t in tensors)
+    made = compress(data, (Array(data=numbers, itemsize=size) for numbers, size in raw))
+    if expand(made) != data:
+        raise PruningError("The compact form does not give the pruned file again.")
+    return made
+
+
 def _sizes(path: Path) -> tuple[int, int, str]:
-    """Return size, size under zlib level 6, and SHA-256, in one pass of constant memory."""
-    packer, digest, size, packed = zlib.compressobj(6), hashlib.sha256(), 0, 0
+    """Return size, size under zstd, and SHA-256, in one pass of constant memory."""
+    packer = zstandard.ZstdCompressor(level=LEVEL).compressobj(size=path.stat().st_size)
+    digest, size, packed = hashlib.sha256(), 0, 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
@@ -100,10 +127,10 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _sentence(batch: int, before: float, after: float, packed_before: int, packed: int, device: torch.device) -> str:
+def _sentence(batch: int, before: float, after: float, size: int, packed: int, device: torch.device) -> str:
     return (
-        f"No speed-up is to be expected: dense kernels multiply by zeros as by any number. A batch of {batch} took "
+        f"No speed-up here: dense kernels multiply by zeros as by any number. A batch of {batch} took "
         f"{before:.2f} ms before and {after:.2f} ms after (measured ratio {before / after:.2f}, {device.type}); a "
-        f"difference is noise unless it repeats. The gain is in size: compressed, the file has {packed:,} bytes where "
-        f"it had {packed_before:,} ({packed_before / packed:.1f} times smaller)."
+        f"difference is noise unless it repeats. The gain is in size: in its compact form the file has {packed:,} "
+        f"bytes where the dense one has {size:,} ({size / packed:.1f} times smaller)."
     )

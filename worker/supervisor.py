@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 #: The user's name of an artifact of each level -> the file that the sandbox wrote.
-_OF_LEVEL = {"model": "pruned-{}", "masks": "masks-{}.safetensors"}
+_OF_LEVEL = {"model": "pruned-{}", "masks": "masks-{}.safetensors", "compact": "compact-{}"}
 _PAUSE_SECONDS = 0.5
 #: How often an item is handed back because the disk was full. After that it may be the item that fills it: it counts.
 _DISK_PATIENCE = 10

@@ -22,7 +22,7 @@ from pruning_core.network import Input
 from pruning_core.recipe import Recipe
 from pruning_core.report import LevelReport, Progress, Report
 from worker.checkpoints import fingerprint
-from worker.measure import Meter
+from worker.measure import Meter, compacted
 
 #: Where the fraction stands when pruning itself begins and ends.
 _BEGIN, _END = 0.02, 0.95
@@ -108,9 +108,9 @@ def inspect_mask(folder: Path, _arguments: dict[str, Any], _report: Callable[[Pr
 def prune(folder: Path, arguments: dict[str, Any], report: Callable[[Progress], None]) -> dict[str, Any]:
     """Prune ``model`` with ``calibration`` (and ``validation``, and ``masks``) by the recipe.
 
-    Writes for each level, counted from 0, ``pruned-<i>`` (same format as the model) and ``masks-<i>.safetensors``
-    (bool, True = kept, by weight name), and one ``report.json``. Each pruned file is read again and compared with what
-    was computed, bit for bit. Steps that ``checkpoints`` holds are not done again.
+    Writes for each level, counted from 0, ``pruned-<i>`` (same format as the model), ``masks-<i>.safetensors`` (bool,
+    True = kept, by weight name) and ``compact-<i>`` (`pruning_core.compact`), and one ``report.json``. Each pruned file
+    is read again and compared with what was computed, bit for bit. Steps that ``checkpoints`` holds are not done again.
 
     Raises:
         InputError: Recipe, model, data or masks cannot be used, alone or together.
@@ -148,7 +148,9 @@ def prune(folder: Path, arguments: dict[str, Any], report: Callable[[Progress], 
         produced = read_model(path)
         verify(produced.weights, level.network.weights, network.weights, level.masks, level.report.recalibrated)
         report(_last(Progress(stage="measure", done=3 * i + 2, total=total, fraction=0.0)))
-        files.append(meter.measure(path, produced))
+        small = folder / f"compact-{i}"
+        small.write_bytes(compacted(path, produced, level.masks))
+        files.append(meter.measure(path, produced, small))
     document = Report(
         pruning=pruned.report, files=tuple(files), inputs=hashes, how_to_check=_how_to_check(recipe, device)
     )
@@ -282,12 +284,15 @@ def _summary(report: Report) -> dict[str, Any]:
                 "quality": level.pruned.model_dump(exclude_none=True),
                 "magnitude": level.magnitude.model_dump(exclude_none=True),
                 "notes": list(level.notes),
-                **file.model_dump(include={"size_bytes", "compressed_bytes", "sha256", "speedup"}),
+                **file.model_dump(
+                    include={"size_bytes", "compressed_bytes", "compact_bytes", "macs", "sha256", "speedup"}
+                ),
             }
             for level, file in zip(pruning.levels, report.files, strict=True)
         ],
         "size_bytes_before": first.size_bytes_before,
         "compressed_bytes_before": first.compressed_bytes_before,
+        "macs_before": first.macs_before,
         "goal": pruning.goal,
         "tried": [
             {"sparsity": point.sparsity, "quality": point.quality.model_dump(exclude_none=True)}

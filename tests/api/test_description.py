@@ -56,7 +56,7 @@ def test_every_call_of_the_contract_is_described(document: dict[str, Any]) -> No
     others |= {(verb, "/webhooks/{id}") for verb in ("get", "delete")}
     others |= {("post", f"/webhooks/{{id}}/{name}") for name in ("rotate", "enable", "test")}
     others |= {("get", "/webhooks/{id}/deliveries")}
-    others |= {("get", f"/jobs/{{id}}/{name}") for name in ("model", "masks", "report")}
+    others |= {("get", f"/jobs/{{id}}/{name}") for name in ("model", "masks", "compact", "report")}
     others |= {("post", "/plans"), ("get", "/algorithms"), ("get", "/healthz"), ("get", "/readyz"), ("get", "/metrics")}
     others |= {(verb, "/keys") for verb in ("get", "post")} | {("get", "/keys/{id}")}
     others |= {("post", f"/keys/{{id}}/{change}") for change in ("rotate", "revoke")}

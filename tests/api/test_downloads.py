@@ -116,7 +116,7 @@ def test_each_level_is_found_by_its_sparsity(running_api: Api, http: httpx.Clien
     levels: dict[float, dict[str, Path]] = {}
     for sparsity in (0.5, 0.9, 0.875):
         levels[sparsity] = {}
-        for name in ("model", "masks"):
+        for name in ("model", "masks", "compact"):
             levels[sparsity][name] = path = tmp_path / f"{name}-{sparsity}"
             path.write_text(path.name)
     (tmp_path / "report").write_text("{}")
@@ -134,7 +134,7 @@ def test_each_level_is_found_by_its_sparsity(running_api: Api, http: httpx.Clien
     assert http.get(f"{here}/model", params={"sparsity": "0.90"}).text == "model-0.9"
     assert http.get(f"{here}/report").text == "{}"
 
-    for name in ("model", "masks"):
+    for name in ("model", "masks", "compact"):
         document = problem(http.get(f"{here}/{name}"), 400, "level-needed")
         assert document["expected"] == [0.5, 0.9, 0.875]
         assert "?sparsity=" in document["advice"]

@@ -28,7 +28,7 @@ from worker.scratch import scratch, sweep
 from worker.supervisor import Supervisor
 
 RECIPE = {"select": {"algorithm": "magnitude", "sparsity": 0.5}}
-FILES = {"pruned-0": b"pruned", "masks-0.safetensors": b"masks", "report.json": b"{}"}
+FILES = {"pruned-0": b"pruned", "masks-0.safetensors": b"masks", "compact-0": b"compact", "report.json": b"{}"}
 
 
 class Runner:
@@ -82,7 +82,8 @@ def test_success(service: Service, job: str) -> None:
     assert set(arguments["sha256"]) == set(files)
     view = service.get_job(job)
     assert (view.state, view.result, view.attempt) == ("succeeded", {"sparsity": 0.5}, 1)
-    for name, filename in (("model", "pruned-0"), ("masks", "masks-0.safetensors"), ("report", "report.json")):
+    names = {"model": "pruned-0", "masks": "masks-0.safetensors", "compact": "compact-0", "report": "report.json"}
+    for name, filename in names.items():
         stored = service.artifact(job, name)
         assert b"".join(service.bucket.open(stored.key)[1]) == FILES[filename]
         assert stored.sha256 is not None
@@ -109,12 +110,13 @@ def test_every_level_is_stored(service: Service, job: str) -> None:
         for i in range(3):
             (folder / f"pruned-{i}").write_bytes(b"model %d" % i)
             (folder / f"masks-{i}.safetensors").write_bytes(b"masks %d" % i)
+            (folder / f"compact-{i}").write_bytes(b"compact %d" % i)
         (folder / "report.json").write_bytes(b"{}")
         return Result(status="ok", value={"levels": [0.5, 0.7, 0.9], "summary": {}})
 
     assert supervise(service, job, several)[0] == "succeed"
     for i, sparsity in enumerate((0.5, 0.7, 0.9)):
-        for name in ("model", "masks"):
+        for name in ("model", "masks", "compact"):
             stored = service.artifact(job, name, sparsity)
             assert b"".join(service.bucket.open(stored.key)[1]) == b"%s %d" % (name.encode(), i)
     with pytest.raises(LevelNeeded) as caught:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import zstandard
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pruning_core import expand as expand_command
+from pruning_core.compact import LEVEL, expand
 from pruning_core.errors import PruningError
 from pruning_core.formats.masks import write_masks
 from pruning_core.report import Progress, Report
+from pruning_core.verify import verify as verify_file
 from worker import sandbox
 from worker.sandbox import Limits, Result
 from worker.work import verify
@@ -140,10 +143,22 @@ def test_prune_end_to_end_twice_the_same(work: Path, algorithm: str) -> None:
     assert file.sha256 == sha256(work / "pruned-0") == result.value["summary"]["levels"][0]["sha256"]
     content = (work / "pruned-0").read_bytes()
     assert file.size_bytes == len(content)
-    assert file.compressed_bytes == len(zlib.compress(content, 6))
+    assert file.compressed_bytes == len(zstandard.ZstdCompressor(level=LEVEL).compress(content))
+    assert file.compact_bytes == len((work / "compact-0").read_bytes())
+    assert file.compact_bytes < file.compressed_bytes
+    assert expand((work / "compact-0").read_bytes()) == content
+    assert file.macs is not None
+    assert file.macs_before is not None
+    assert 0 < file.macs < file.macs_before
     assert file.latency_ms > 0
     assert file.batch == 40
     assert "No speed-up" in file.speedup
+
+    assert all(check.holds for check in verify_file(work / "compact-0", work / "report.json", dense=work / "model"))
+    assert expand_command.main([str(work / "compact-0"), str(work / "again.pt2")]) == 0
+    assert (work / "again.pt2").read_bytes() == content
+    assert expand_command.main([str(work / "model"), str(work / "again.pt2")]) == 1
+    assert expand_command.main([str(work / "nothing"), str(work / "again.pt2")]) == 2
 
     masks = load_file(work / "masks-0.safetensors")
     shutil.copy(work / "pruned-0", work / "pruned.pt2")
