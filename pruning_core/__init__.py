@@ -19,7 +19,9 @@ from pruning_core.report import Report
 
 if TYPE_CHECKING:
     from pruning_core.calibration import read_dataset
+    from pruning_core.finetune import keep_zeros
     from pruning_core.formats import read_model, write_model
+    from pruning_core.formats.masks import read_masks
     from pruning_core.pipeline import prune
 
 _LAZY = {
@@ -27,9 +29,21 @@ _LAZY = {
     "read_model": "pruning_core.formats",
     "write_model": "pruning_core.formats",
     "read_dataset": "pruning_core.calibration",
+    "read_masks": "pruning_core.formats.masks",
+    "keep_zeros": "pruning_core.finetune",
 }
 
-__all__ = ["PruningError", "Recipe", "Report", "prune", "read_dataset", "read_model", "write_model"]
+__all__ = [
+    "PruningError",
+    "Recipe",
+    "Report",
+    "keep_zeros",
+    "prune",
+    "read_dataset",
+    "read_masks",
+    "read_model",
+    "write_model",
+]
 
 
 def __getattr__(name: str) -> Any:
