@@ -65,7 +65,8 @@ class Upload(Answer):
     problem: Document | None = Field(description="A problem document, when rejected.")
     inspection: Document | None = Field(
         description="When ready: of a model format, parameters, layers, unprunable, inputs, batch; of a dataset "
-        "format, arrays, samples, labels; of a mask format, weights, masks (shape and kept weights of each)."
+        "format, arrays, samples, labels, and of pictures their classes; of a mask format, weights, masks (shape and "
+        "kept weights of each)."
     )
     links: dict[str, str]
 
@@ -198,7 +199,7 @@ def page_of(items: list[T], next_cursor: str | None) -> Page[T]:
 
 
 #: What of an inspection may be long: as long as the file has layers, arrays or masks.
-_LONG = ("layers", "unprunable", "arrays", "masks")
+_LONG = ("layers", "unprunable", "arrays", "masks", "pictures")
 
 
 def upload_of(view: UploadView, *, brief: bool = False) -> Upload:

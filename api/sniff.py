@@ -1,7 +1,7 @@
 """Tell a file's format from its first bytes, without opening it.
 
-The formats that are read at all are two: a zip archive (``.pt2``, ``.npz``, safetensors with its config) and
-safetensors. Whether the inside is sound is found by the inspection in the worker.
+The formats that are read at all: a zip archive (``.pt2``, ``.npz``, safetensors with its config, class folders) and
+safetensors; for data also Parquet and tar. Whether the inside is sound is found by the inspection in the worker.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from jobs.errors import UnsupportedMedia
 from jobs.ids import UploadKind
 
-Format = Literal["zip", "safetensors"]
+Format = Literal["zip", "safetensors", "parquet", "tar"]
 
 #: Bytes that are looked at. The magic number of tar lies deepest, at 257.
 SNIFFED_BYTES = 512
@@ -20,7 +20,10 @@ _MAX_SAFETENSORS_HEADER = 100_000_000
 
 _EXPECTED: dict[UploadKind, str] = {
     "model": ("a .pt2 file of torch.export.save, a .safetensors file, or a zip of model.safetensors and config.json"),
-    "dataset": "an .npz file (numpy.savez) or a .safetensors file",
+    "dataset": (
+        "an .npz file (numpy.savez), a .safetensors file, a Parquet file of pictures or numbers, or a zip or tar of "
+        "class folders with pictures"
+    ),
     "mask": "a .safetensors file of boolean arrays by weight name (true = kept), as GET /jobs/{id}/masks gives",
 }
 _ADVICE: dict[UploadKind, str] = {
@@ -67,10 +70,14 @@ def sniff(kind: UploadKind, head: bytes) -> Format:
     'zip'
 
     Raises:
-        UnsupportedMedia: They announce neither a zip archive nor safetensors.
+        UnsupportedMedia: They announce none of these formats.
     """
     if head.startswith(b"PK\x03\x04") and kind != "mask":
         return "zip"
+    if kind == "dataset" and head.startswith(b"PAR1"):
+        return "parquet"
+    if kind == "dataset" and head[257:262] == b"ustar":
+        return "tar"
     if _is_safetensors(head):
         return "safetensors"
     guess = _guess(head)

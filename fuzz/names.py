@@ -6,6 +6,7 @@ TARGETS = (
     "npz",
     "builtin",
     "archive",
+    "pictures",
     "bind",
     "recipe",
     "form",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 import tempfile
 import warnings
 import zipfile
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
+from PIL import Image
+from pyarrow import parquet
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -218,3 +222,25 @@ def headers() -> tuple[bytes, ...]:
         *(b"localhost:8000", b"[::1]:80", b"a@b", b"http://localhost:8000", b"127.0.0.1", b"evil.example."),
         *(b"../../etc/passwd", b"C:\\models\\net.pt2", "r\u00e9sum\u00e9.pt2".encode(), b"a.tar.gz", b"..", b"x" * 300),
     )
+
+
+@cache
+def pictures() -> tuple[bytes, ...]:
+    """Small pictures in every carrier, and a Parquet file of numbers."""
+    shades = {f"{'ab'[i % 2]}/{i}.png": np.full((4, 5, 3), 40 * i, np.uint8) for i in range(3)}
+    encoded = {}
+    for name, array in shades.items():
+        out = io.BytesIO()
+        Image.fromarray(array).save(out, "PNG")
+        encoded[name] = out.getvalue()
+    zipped, tarred, hugging_face, numbers = (io.BytesIO() for _ in range(4))
+    with zipfile.ZipFile(zipped, "w") as archive, tarfile.open(fileobj=tarred, mode="w") as tape:
+        for name, data in encoded.items():
+            archive.writestr(name, data)
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tape.addfile(entry, io.BytesIO(data))
+    rows = [{"bytes": data, "path": name} for name, data in encoded.items()]
+    parquet.write_table(pa.table({"image": rows, "label": [0, 1, 0]}), hugging_face)
+    parquet.write_table(pa.table({"x": [[[1.0, 2.0]], [[3.0, 4.0]]], "label": [0, 1]}), numbers)
+    return tuple(out.getvalue() for out in (zipped, tarred, hugging_face, numbers))

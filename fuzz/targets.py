@@ -15,7 +15,7 @@ import torch
 from fuzz import http_targets, mutators, operations, seeds
 from fuzz.guards import TooMuch, storable
 from fuzz.mutators import Chance
-from pruning_core.calibration import bind, read_dataset
+from pruning_core.calibration import Pictures, bind, prepare, read_dataset
 from pruning_core.formats import read_model, same_bits, write_model
 from pruning_core.formats.archive import Archive
 from pruning_core.formats.masks import read_masks, write_masks
@@ -158,6 +158,7 @@ _SIGNATURES = (
     (Input(name="a", dtype=torch.float64, shape=(None, 2, 2)), Input(name="b", dtype=torch.bool, shape=(None,))),
     (Input(name="inputs", dtype=torch.int64, shape=(3, None)),),
     (Input(name="x", dtype=torch.bfloat16, shape=()),),
+    (Input(name="x", dtype=torch.float32, shape=(None, 3, 4, 4)),),
 )
 
 
@@ -166,6 +167,15 @@ def dataset(data: bytes) -> None:
     path = _file("dataset", data)
     read_dataset(path, max_bytes=1 << 26)
     storable(inspect_dataset(_FOLDER, {}, _nothing))
+
+
+def pictures(data: bytes) -> None:
+    """A dataset of pictures or numbers, as the inspection reads it and as a job decodes it."""
+    path = _file("dataset", data)
+    storable(inspect_dataset(_FOLDER, {}, _nothing))
+    found = read_dataset(path, max_bytes=1 << 26)
+    if isinstance(found, Pictures):
+        prepare(found, _SIGNATURES[4], None)
 
 
 def bound(data: bytes) -> None:
@@ -240,6 +250,7 @@ TARGETS: dict[str, Target] = {
     "masks": Target(run=masks, seeds=seeds.masks, mutate=mutators.framed, most=1 << 14),
     "npz": Target(run=dataset, seeds=seeds.npz, mutate=_npz, most=1 << 14),
     "dataset_safetensors": Target(run=dataset, seeds=seeds.dataset_safetensors, mutate=mutators.framed, most=1 << 14),
+    "pictures": Target(run=pictures, seeds=seeds.pictures, most=1 << 14),
     "bind": Target(run=bound, seeds=_numbered(_datasets), mutate=_behind_a_byte(_either_dataset), most=1 << 14),
     "recipe": Target(
         run=recipe, seeds=lambda: (*seeds.recipes(), *seeds.job_requests()), mutate=mutators.document, most=1 << 14

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pruning_core.errors import MaskError, NothingToPrune
+from pruning_core.preprocess import pair, resolve
 from pruning_core.recipe import Block, Mask, NofM, Recipe, Select, catalogue
 
 Inspection = Mapping[str, Any]
@@ -36,7 +37,9 @@ def plan(recipe: Recipe, model: Inspection, data: Inspection | None, mask: Inspe
     Raises:
         NothingToPrune: No layer takes part.
         MaskError: The mask does not fit the model.
+        RecipeError: The data are pictures, and the model takes none, or not as the recipe prepares them.
     """
+    check_pictures(recipe, model, data)
     named = None if mask is None else {entry["name"]: entry for entry in mask["masks"]}
     if named is not None:
         _check_fit(model, named)
@@ -52,7 +55,7 @@ def plan(recipe: Recipe, model: Inspection, data: Inspection | None, mask: Inspe
             received=[layer["name"] for layer in layers],
         )
     return {
-        "recipe": _filled(recipe),
+        "recipe": _filled(recipe, model, data),
         "layers": layers,
         "unprunable": model["unprunable"],
         "levels": _levels(recipe.select, chosen, named),
@@ -89,6 +92,20 @@ def _rounded(size: int, sparsity: float) -> int:
     return min(size, math.floor(round((1.0 - sparsity) * size, 6) + 0.5))
 
 
+def check_pictures(recipe: Recipe, model: Inspection | None, data: Inspection | None) -> None:
+    """Check that a dataset of pictures can become the model's input, as far as both have been inspected.
+
+    Raises:
+        RecipeError: It cannot, as the recipe's ``preprocess`` stands.
+    """
+    if model is not None and data is not None and "pictures" in data:
+        resolve(recipe.preprocess, _taken(model))
+
+
+def _taken(model: Inspection) -> list[tuple[str, Sequence[int | None]]]:
+    return [(entry["dtype"], entry["shape"]) for entry in model["inputs"]]
+
+
 def _weight_of(layer: Mapping[str, Any]) -> str:
     # Inspections of version 0.1 do not name the weight.
     return str(layer.get("weight", f"{layer['name']}.weight"))
@@ -110,9 +127,11 @@ def _check_fit(model: Inspection, masks: Mapping[str, Mapping[str, Any]]) -> Non
             )
 
 
-def _filled(recipe: Recipe) -> dict[str, Any]:
+def _filled(recipe: Recipe, model: Inspection | None = None, data: Inspection | None = None) -> dict[str, Any]:
     """Return the recipe with every default filled in, those of the algorithms' options too."""
     document = recipe.model_dump(mode="json")
+    if model is not None and data is not None and "pictures" in data:
+        document["preprocess"] = resolve(recipe.preprocess, _taken(model)).model_dump(mode="json")
     for part in ("select", "refine"):
         if document[part] is not None:
             options = catalogue()[document[part]["algorithm"]]["options"].get("properties", {})
@@ -141,6 +160,11 @@ def _estimate(
     filled = _filled(recipe)
     weights = sum(layer["weights"] for layer in chosen)
     samples = _SAMPLES if data is None else int(data["samples"])
+    pictures = 0
+    if data is not None and "pictures" in data:
+        how = resolve(recipe.preprocess, _taken(model))
+        samples = min(samples, how.samples)
+        pictures = 4 * samples * len(how.mean) * math.prod(pair(how.crop or 1))
     curvature, seconds = 0, 0.0
     for part in ("select", "refine"):
         options = filled[part]
@@ -153,7 +177,7 @@ def _estimate(
                 seconds += 6 * weights * min(samples, _number(options, "samples", _SAMPLES)) / _FLOPS
     arrays = 0 if data is None else sum(4 * math.prod(array["shape"]) for array in data["arrays"].values())
     memory = _RUNTIME_BYTES + 12 * model["parameters"] + weights * (10 + 5 * len(recipe.select.levels))
-    return {"memory_bytes": memory + curvature + arrays, "seconds_at_least": round(seconds, 3), "rule": RULE}
+    return {"memory_bytes": memory + curvature + arrays + pictures, "seconds_at_least": round(seconds, 3), "rule": RULE}
 
 
 def _curvature(name: str, options: Mapping[str, Any], chosen: Sequence[Mapping[str, Any]], samples: int) -> int:

@@ -15,7 +15,7 @@ from jobs.errors import Conflict, NotFound, NotReady, QuotaExceeded, RejectedUpl
 from jobs.ids import new_id
 from jobs.items import Items
 from jobs.ledger import Item, Ledger
-from jobs.plans import plan
+from jobs.plans import check_pictures, plan
 from jobs.records import JobView, now
 from jobs.states import first
 from jobs.uploads import OPTIONAL, USES
@@ -102,6 +102,9 @@ class Submissions:
     def _checked(self, body: dict[str, Any]) -> dict[str, Any]:
         recipe = Recipe.parse(body["recipe"])
         uploads = self._uploads(recipe, body, OPTIONAL)
+        ready = {field: item.outcome.get("result") for field, item in uploads.items() if item.outcome is not None}
+        for field in ("calibration", "validation"):
+            check_pictures(recipe, ready.get("model"), ready.get(field))
         inputs = {field: _input(upload) for field, upload in uploads.items()}
         return {**body, "normalised": recipe.model_dump(mode="json"), "inputs": inputs}
 

@@ -19,6 +19,7 @@ import jsonschema
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pruning_core.errors import RecipeError
+from pruning_core.preprocess import Preprocess
 
 #: Levels of one frontier at most: each is a model in the bucket.
 MAX_LEVELS = 32
@@ -240,6 +241,9 @@ class Recipe(Frozen):
     select: Select
     refine: Refine | None = None
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seeds everything random: same seed, same bytes.")
+    preprocess: Preprocess | None = Field(
+        default=None, description="How pictures become the network's input; null: by what it takes, scaled to 0..1."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -276,7 +280,7 @@ class Recipe(Frozen):
 
 def _told(location: tuple[int | str, ...], message: str) -> dict[str, str]:
     """Return a field's place as the user wrote it, without the names of a union's members, and what is wrong there."""
-    members = {"unstructured", "n:m", "block", "mask", "Goal", "float"}
+    members = {"unstructured", "n:m", "block", "mask", "Goal", "float", "int"}
     place = [str(part) for part in location if part not in members and not str(part).startswith(("tuple[", "constr"))]
     problem = message.removeprefix("Value error, ")
     # Checks of several fields together name the one at fault first.

@@ -134,6 +134,20 @@ class FileReport(Record):
     speedup: str = Field(description="Plain words, e.g. 'No speed-up here: …'.")
 
 
+class Preprocessing(Record):
+    """How the pictures of a dataset became inputs: every step as it was done."""
+
+    samples: int = Field(description="Pictures that were decoded,")
+    of: int = Field(description="of so many in the file, evenly over its order.")
+    resize: int | tuple[int, int] = Field(description="The shorter side in pixels, or (height, width).")
+    crop: tuple[int, int] = Field(description="(height, width) of the centre.")
+    channels: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    decoder: str = Field(description="The library and its version.")
+
+
 class Report(Record):
     """The whole report of one job."""
 
@@ -141,3 +155,6 @@ class Report(Record):
     files: tuple[FileReport, ...] = Field(description="One per level, in the same order.")
     inputs: dict[str, str] = Field(description="SHA-256 of the model, calibration and validation bytes.")
     how_to_check: str
+    preprocessing: dict[str, Preprocessing] = Field(
+        default={}, description="By 'calibration' and 'validation', where these were pictures."
+    )

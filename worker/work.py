@@ -14,13 +14,13 @@ from torch import Tensor
 
 from pruning_core import pipeline
 from pruning_core.algorithms import FolderCheckpoints
-from pruning_core.calibration import Dataset, bind, read_dataset
-from pruning_core.errors import DatasetError, ModelError, NothingToPrune, PruningError
+from pruning_core.calibration import Dataset, Pictures, bind, prepare, read_dataset
+from pruning_core.errors import DatasetError, ModelError, NothingToPrune, PruningError, RecipeError
 from pruning_core.formats import model_format, read_model, same_bits, write_model
 from pruning_core.formats.masks import read_masks, write_masks
 from pruning_core.network import Input
 from pruning_core.recipe import Recipe
-from pruning_core.report import LevelReport, Progress, Report
+from pruning_core.report import LevelReport, Preprocessing, Progress, Report
 from worker.checkpoints import fingerprint
 from worker.measure import Meter, compacted
 
@@ -78,6 +78,14 @@ def inspect_dataset(folder: Path, _arguments: dict[str, Any], _report: Callable[
         DatasetError: It cannot be read, or can be no dataset.
     """
     raw = read_dataset(folder / "dataset")
+    if isinstance(raw, Pictures):
+        return {
+            "format": raw.format,
+            "arrays": {},
+            "samples": raw.samples,
+            "labels": raw.has_labels,
+            "pictures": {"probed": [list(size) for size in raw.probe()], "classes": list(raw.classes)},
+        }
     return {
         "format": raw.format,
         "arrays": {name: {"dtype": _name(array.dtype), "shape": list(array.shape)} for name, array in raw.items()},
@@ -121,8 +129,17 @@ def prune(folder: Path, arguments: dict[str, Any], report: Callable[[Progress], 
     report(Progress(stage="read", done=0, total=1, fraction=0.0))
     hashes = _checked_hashes(folder, arguments.get("sha256", {}))
     network = read_model(folder / "model")
-    calibration = _dataset(folder, "calibration", network.inputs)
-    validation = _dataset(folder, "validation", network.inputs) if "validation" in hashes else None
+    read = {
+        name: _dataset(folder, name, network.inputs, recipe) for name in ("calibration", "validation") if name in hashes
+    }
+    calibration, validation = read["calibration"][0], read["validation"][0] if "validation" in read else None
+    preprocessing = {name: how for name, (_, how) in read.items() if how is not None}
+    if recipe.preprocess is not None and not preprocessing:
+        raise RecipeError(
+            "The recipe says how to preprocess pictures, but the data are arrays, which are used as they are.",
+            expected="pictures: Parquet, or a zip or tar of class folders",
+            advice='Leave out "preprocess", or send pictures.',
+        )
     masks = read_masks(folder / "masks") if "masks" in hashes else None
     checkpoints = FolderCheckpoints(folder / "checkpoints", fingerprint(hashes, recipe, device))
     report(Progress(stage="read", done=1, total=1, fraction=_BEGIN))
@@ -152,7 +169,11 @@ def prune(folder: Path, arguments: dict[str, Any], report: Callable[[Progress], 
         small.write_bytes(compacted(path, produced, level.masks))
         files.append(meter.measure(path, produced, small))
     document = Report(
-        pruning=pruned.report, files=tuple(files), inputs=hashes, how_to_check=_how_to_check(recipe, device)
+        pruning=pruned.report,
+        files=tuple(files),
+        inputs=hashes,
+        how_to_check=_how_to_check(recipe, device),
+        preprocessing=preprocessing,
     )
     (folder / "report.json").write_text(document.model_dump_json(indent=1), "utf-8")
     report(_last(Progress(stage="measure", done=total, total=total, fraction=0.0)))
@@ -220,9 +241,12 @@ def _last(step: Progress) -> Progress:
     return step.model_copy(update={"fraction": _END + (1 - _END) * step.done / step.total})
 
 
-def _dataset(folder: Path, name: str, inputs: tuple[Input, ...]) -> Dataset:
+def _dataset(
+    folder: Path, name: str, inputs: tuple[Input, ...], recipe: Recipe
+) -> tuple[Dataset, Preprocessing | None]:
     try:
-        return bind(read_dataset(folder / name), inputs)
+        raw = read_dataset(folder / name)
+        return prepare(raw, inputs, recipe.preprocess) if isinstance(raw, Pictures) else (bind(raw, inputs), None)
     except DatasetError as error:
         error.extensions["dataset"] = name
         raise

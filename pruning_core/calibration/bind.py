@@ -11,8 +11,10 @@ from torch import Tensor
 
 from pruning_core.calibration.dataset import Dataset
 from pruning_core.calibration.finite import first_not_finite
+from pruning_core.calibration.pictures import Pictures, prepare
 from pruning_core.calibration.read import LABELS, RawDataset
 from pruning_core.errors import DatasetError
+from pruning_core.preprocess import Preprocess
 
 #: Names for the one array of a single-input network, beside the network's own name for it.
 SINGLE = ("x", "inputs")
@@ -32,8 +34,10 @@ class InputSignature(Protocol):
     def shape(self) -> tuple[int | None, ...]: ...  # noqa: D102
 
 
-def bind(raw: RawDataset, network_inputs: Sequence[InputSignature]) -> Dataset:
-    """Match a dataset's arrays with a network's inputs.
+def bind(
+    raw: RawDataset | Pictures, network_inputs: Sequence[InputSignature], preprocess: Preprocess | None = None
+) -> Dataset:
+    """Match a dataset's arrays with a network's inputs; decode pictures as ``preprocess`` says (`prepare`).
 
     The first dimension of every input counts samples: its size in the signature is not compared, the caller batches.
     Dtypes are widened where nothing is lost, and float64 is rounded to float32. For an input of shape (batch, F) a
@@ -42,13 +46,17 @@ def bind(raw: RawDataset, network_inputs: Sequence[InputSignature]) -> Dataset:
     Args:
         raw: Arrays by name, as `read_dataset` returns them.
         network_inputs: What the network takes, in order.
+        preprocess: For pictures: the recipe's block; without it they are resized, cut and scaled to 0..1.
 
     Returns:
         The inputs in the network's order, and the labels as int64. Tensors that fit already are shared, not copied.
 
     Raises:
         DatasetError: A name is missing, unknown or ambiguous, or a shape, dtype or value does not fit.
+        RecipeError: The network does not take such pictures.
     """
+    if isinstance(raw, Pictures):
+        return prepare(raw, network_inputs, preprocess)[0]
     named = _choose(raw, network_inputs)
     inputs = tuple(_fit(name, raw[name], entry) for name, entry in zip(named, network_inputs, strict=True))
     label = _label_name(raw, named)

@@ -67,7 +67,7 @@ def read(path: Path, *, max_bytes: int) -> dict[str, Tensor]:
     """
     try:
         with path.open("rb") as file:
-            _check_directory(file, path.stat().st_size)
+            check_directory(file, path.stat().st_size, members=MAX_ARRAYS, directory_bytes=MAX_DIRECTORY_BYTES)
             with zipfile.ZipFile(file) as archive:
                 return _read_arrays(archive, max_bytes)
     except (
@@ -94,8 +94,12 @@ def _refused(detail: str, expected: object, received: object = None) -> DatasetE
     )
 
 
-def _check_directory(file: IO[bytes], size: int) -> None:
-    """Refuse a huge central directory before `zipfile` makes one object of each of its entries."""
+def check_directory(file: IO[bytes], size: int, *, members: int, directory_bytes: int) -> None:
+    """Refuse a huge central directory before `zipfile` makes one object of each of its entries.
+
+    Raises:
+        DatasetError: There are more members, or more bytes that name them, or there is no directory.
+    """
     file.seek(max(0, size - 22 - 65535 - 20))
     tail = file.read()
     end = tail.rfind(b"PK\x05\x06")
@@ -110,8 +114,8 @@ def _check_directory(file: IO[bytes], size: int) -> None:
         if not record.startswith(b"PK\x06\x06") or len(record) < 56:
             raise _refused("The archive's zip64 end record is broken.", "a complete npz file")
         count, directory = struct.unpack_from("<QQ", record, 32)
-    if count > MAX_ARRAYS or directory > MAX_DIRECTORY_BYTES:
-        raise _refused("The archive has too many members.", f"at most {MAX_ARRAYS} arrays", count)
+    if count > members or directory > directory_bytes:
+        raise _refused("The archive has too many members.", f"at most {members}", count)
 
 
 def _read_arrays(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, Tensor]:

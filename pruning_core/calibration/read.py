@@ -7,8 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pruning_core.calibration import npz, safetensors_file
+from pruning_core.calibration import npz, parquet, safetensors_file, tar_pictures, zip_pictures
 from pruning_core.calibration.finite import first_not_finite
+from pruning_core.calibration.pictures import Pictures
 from pruning_core.errors import DatasetError
 
 #: Names that hold labels.
@@ -25,7 +26,7 @@ class RawDataset(Mapping[str, Tensor]):
         """Check what every dataset must have.
 
         Args:
-            format: "npz" or "safetensors".
+            format: "npz", "safetensors" or "parquet".
             arrays: Tensors of shape (N, …), by name.
 
         Raises:
@@ -85,8 +86,11 @@ class RawDataset(Mapping[str, Tensor]):
         return any(name in self._arrays for name in LABELS)
 
 
-def read_dataset(path: str | Path, *, max_bytes: int = MAX_BYTES) -> RawDataset:
-    """Read an npz or safetensors file; the format shows in its first bytes, the name does not matter.
+def read_dataset(path: str | Path, *, max_bytes: int = MAX_BYTES) -> RawDataset | Pictures:
+    """Read a dataset; the format shows in its first bytes, the name does not matter.
+
+    Arrays come as npz, safetensors or Parquet; pictures as Parquet, or as a zip or tar of class folders. Pictures are
+    not decoded yet: `bind` does it, for a network.
 
     Args:
         path: The file.
@@ -97,15 +101,22 @@ def read_dataset(path: str | Path, *, max_bytes: int = MAX_BYTES) -> RawDataset:
     """
     path = Path(path)
     with path.open("rb") as file:
-        start = file.read(9)
+        start = file.read(262)
     if start.startswith(b"PK\x03\x04"):
+        if zip_pictures.holds_pictures(path):
+            return zip_pictures.read(path)
         return RawDataset("npz", npz.read(path, max_bytes=max_bytes))
-    if start[8:] == b"{":
+    if start.startswith(b"PAR1"):
+        found = parquet.read(path, max_bytes=max_bytes)
+        return found if isinstance(found, Pictures) else RawDataset("parquet", found)
+    if start[257:] == b"ustar":
+        return tar_pictures.read(path)
+    if start[8:9] == b"{":
         return RawDataset("safetensors", safetensors_file.read(path, max_bytes=max_bytes))
     raise DatasetError(
         "The dataset is of no format that can be read here.",
-        expected=["npz", "safetensors"],
-        received=f"a file that begins with the bytes {start.hex(' ')}" if start else "an empty file",
+        expected=["npz", "safetensors", "parquet", "a zip or tar of class folders with pictures"],
+        received=f"a file that begins with the bytes {start[:9].hex(' ')}" if start else "an empty file",
         advice=(
             "This is a single .npy array: save it with numpy.savez(path, x=..., y=...)."
             if start.startswith(b"\x93NUMPY")

@@ -27,6 +27,11 @@ def test_the_formats_that_are_read_are_known(kind: UploadKind) -> None:
     assert sniff(kind, safetensors_bytes()) == "safetensors"
 
 
+def test_data_may_be_parquet_or_tar() -> None:
+    assert sniff("dataset", b"PAR1" + bytes(10)) == "parquet"
+    assert sniff("dataset", tar_bytes()[:SNIFFED_BYTES]) == "tar"
+
+
 @pytest.mark.parametrize(
     ("head", "guess"),
     [
