@@ -1,0 +1,5 @@
+"""`python -m cli` is `prune`."""
+
+from cli.main import main
+
+main()

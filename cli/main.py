@@ -1,0 +1,57 @@
+"""`prune`: the whole service from the command line. Imports no torch, no FastAPI and no boto3 until they are used."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cli import console, looking, results, submitting
+
+app = typer.Typer(
+    name="prune",
+    help="Send a trained network, get it back sparse. Which service: --url or PRUNING_URL; the key: PRUNING_API_KEY.",
+    epilog="Exit codes: 0 done, 1 the job failed or there was a problem, 2 usage, 130 interrupted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def options(
+    url: Annotated[
+        str | None, typer.Option(envvar="PRUNING_URL", help="Base URL of the service.", show_default=False)
+    ] = None,
+    retry_seconds: Annotated[
+        float, typer.Option(envvar="PRUNING_RETRY_SECONDS", min=0, help="How long a request that fails is repeated.")
+    ] = 30.0,
+) -> None:
+    """Send a trained network, get it back sparse. Which service: --url or PRUNING_URL; the key: PRUNING_API_KEY."""
+    console.WHERE = console.Where(url=url, retry_seconds=retry_seconds)
+
+
+for function in (
+    submitting.submit,
+    submitting.plan,
+    looking.jobs,
+    looking.job,
+    looking.wait,
+    looking.cancel,
+    looking.delete,
+    results.download,
+    results.report,
+    results.verify,
+    looking.algorithms,
+):
+    app.command()(function)
+
+
+def main() -> None:
+    """Run the command."""
+    app(prog_name="prune")
+
+
+if __name__ == "__main__":
+    main()
