@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ class _Sums:
     """What one network has shown so far."""
 
     loss: float = 0.0
+    loss_squares: float = 0.0
     right: int = 0
     labelled: int = 0
     agreeing: int = 0
@@ -86,7 +88,9 @@ def _kind(output: Tensor, labels: Tensor) -> LossKind | None:
 
 def _count(sums: _Sums, output: Tensor, reference: Tensor | None, labels: Tensor | None, kind: LossKind | None) -> None:
     if labels is not None and kind is not None:
-        sums.loss += float(sample_losses(kind, output, labels).sum(dtype=torch.float64))
+        losses = sample_losses(kind, output, labels).double()
+        sums.loss += float(losses.sum())
+        sums.loss_squares += float(losses.square().sum())
         if kind is not LossKind.SQUARED_ERROR:
             counted = labels != IGNORED
             sums.right += int(((predicted_classes(kind, output) == labels) & counted).sum())
@@ -105,7 +109,16 @@ def _quality(sums: _Sums, samples: int, norm: float, kind: LossKind | None, dens
     return Quality(
         samples=samples,
         loss=None if kind is None else sums.loss / samples,
+        loss_standard_error=None if kind is None else _standard_error(sums, samples),
         accuracy=sums.right / sums.labelled if sums.labelled else None,
         agreement=None if dense or not sums.predictions else sums.agreeing / sums.predictions,
         output_error=None if dense or norm == 0 else (sums.error / norm) ** 0.5,
     )
+
+
+def _standard_error(sums: _Sums, samples: int) -> float | None:
+    if samples < 2:
+        return None
+    mean = sums.loss / samples
+    error = (max(sums.loss_squares / samples - mean * mean, 0.0) / (samples - 1)) ** 0.5
+    return error if math.isfinite(error) else None

@@ -21,8 +21,9 @@ from pruning_core.holdout import split
 from pruning_core.levels import WORK_SHARE
 from pruning_core.masks import flat_mask, masked_layers
 from pruning_core.network import Layer, Network
+from pruning_core.portraits import portraits, sensitivities
 from pruning_core.recipe import Goal, Recipe
-from pruning_core.report import LayerReport, LevelReport, Progress, PruningReport
+from pruning_core.report import LevelReport, Progress, PruningReport
 
 T = TypeVar("T")
 
@@ -167,7 +168,8 @@ def prune(
         dense = found["dense"]
         produced = network.with_weights({name: value.cpu() for name, value in updates.items()})
         level_masks = {name: mask.cpu() for name, mask in layout.split(one.selection.mask).items()}
-        per_layer = tuple(_layer_report(layer, produced) for layer in layers)
+        errors = sensitivities(layers, there, updates, held_out, recipe.seed, len(made.levels))
+        per_layer = portraits(layers, network, produced, errors)
         report = LevelReport(
             sparsity_requested=None if isinstance(select.sparsity, Goal) else one.sparsity,
             sparsity_target=one.sparsity,
@@ -217,19 +219,6 @@ def prune(
 
 def _masked_are_zero(network: Network, masks: Mapping[str, Tensor]) -> bool:
     return all(not bool(network.weights[name][~mask].any()) for name, mask in masks.items())
-
-
-def _layer_report(layer: Layer, network: Network) -> LayerReport:
-    weight = network.weights[layer.weight]
-    zeros = int((weight == 0).sum())
-    return LayerReport(
-        name=layer.name,
-        kind=layer.kind,
-        shape=layer.shape,
-        weights=weight.numel(),
-        zeros=zeros,
-        sparsity=zeros / weight.numel(),
-    )
 
 
 def _fingerprint(

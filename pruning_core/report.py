@@ -25,6 +25,14 @@ class Progress(Record):
     fraction: float = Field(ge=0, le=1, description="Of the whole job; never falls.")
 
 
+class Histogram(Record):
+    """How many weights of a layer lie where, before and after; bins of equal width from -limit to limit."""
+
+    limit: float = Field(gt=0, description="The largest magnitude, before or after.")
+    dense: tuple[int, ...] = Field(description="Count in each bin, as given.")
+    pruned: tuple[int, ...] = Field(description="The same of the produced weights, those that are zero left out.")
+
+
 class LayerReport(Record):
     """One prunable layer as it is in the produced weights."""
 
@@ -34,6 +42,13 @@ class LayerReport(Record):
     weights: int
     zeros: int
     sparsity: float
+    change: float | None = Field(default=None, description="‖W - W_pruned‖² / ‖W‖²: the energy that was lost or moved.")
+    sensitivity: float | None = Field(
+        default=None,
+        description="Output error on a few held-out samples when only this layer is as pruned and the others are "
+        "dense; None where the layers are too many to try each.",
+    )
+    histogram: Histogram | None = None
 
 
 class Quality(Record):
@@ -41,6 +56,7 @@ class Quality(Record):
 
     samples: int
     loss: float | None = None
+    loss_standard_error: float | None = Field(default=None, description="Of that mean, over the samples.")
     accuracy: float | None = Field(default=None, description="Fraction right; None where there are no class labels.")
     agreement: float | None = Field(default=None, description="Fraction of predictions equal to the dense model's.")
     output_error: float | None = Field(default=None, description="‖f(x) - f_dense(x)‖ / ‖f_dense(x)‖ over the data.")
