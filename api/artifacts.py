@@ -10,16 +10,20 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
+import pages
 from api.digests import as_header
-from api.errors import InvalidRequest, RangeNotSatisfiable
+from api.errors import InvalidRequest, NotAcceptable, RangeNotSatisfiable
 from api.filenames import derived, disposition
+from api.negotiation import preferred
 from api.problems import responses
 from api.ranges import lists_etag, range_applies, wanted_span
+from api.renderings import FORMS, rendered
 from api.services import Context, JobId, WithContext
 from api.transfers import fetch
 from jobs.artifacts import ArtifactName
 from jobs.errors import LevelNeeded, NotFound, NotReady, Unavailable
 from jobs.service import Service
+from pruning_core.errors import PruningError
 
 router = APIRouter(tags=["results"])
 
@@ -39,7 +43,9 @@ _DESCRIPTION: dict[ArtifactName, str] = {
     "of the model again, and compares its SHA-256. A job with a list of sparsities has several: `?sparsity=` says "
     "which.",
     "report": "What was measured on the produced files, level by level: sparsity, quality beside dense and magnitude, "
-    "size, latency.",
+    "size, latency. `Accept` says in which form: `application/json` (the stored document, and what comes without a "
+    "wish), `text/html` (one self-contained file with plots, to be read, printed or attached) or `text/markdown`. "
+    "Each form has its own ETag; ranges and `?redirect=true` are for JSON.",
 }
 _MEDIA_TYPE: dict[ArtifactName, str] = {
     "model": "application/octet-stream",
@@ -85,7 +91,8 @@ async def send(
         )
         return Response(status_code=307, headers={"Location": url, "Cache-Control": "no-store"})
     etag = f'"{stored.sha256}"'
-    always = {
+    varying = {"Vary": "Accept"} if name == "report" else {}
+    always = varying | {
         "ETag": etag,
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, no-cache",
@@ -132,25 +139,31 @@ _HEADERS = {
     "Content-Digest": "RFC 9530, of a whole file.",
     "Repr-Digest": "RFC 9530, of the file, also with a part of it.",
     "Content-Disposition": "A name to save it under.",
-    "Accept-Ranges": "bytes",
+    "Accept-Ranges": "bytes, or none where a form is made anew for each answer.",
 }
 
 
 def _documented(name: ArtifactName) -> dict[int | str, dict[str, Any]]:
     headers = {header: {"description": text, "schema": {"type": "string"}} for header, text in _HEADERS.items()}
     content = {_MEDIA_TYPE[name]: {"schema": {"type": "string", "format": "binary"}}}
+    whole: dict[str, Any] = content
+    errors: list[type[PruningError]] = [NotFound, NotReady, InvalidRequest]
     if name == "report":
         content = {_MEDIA_TYPE[name]: {"schema": {"$ref": "#/components/schemas/Report"}}}
+        whole = content | {form: {"schema": {"type": "string"}} for form in FORMS[1:]}
+        headers["Vary"] = {"description": "Accept", "schema": {"type": "string"}}
+        errors += [NotAcceptable, pages.Unrenderable]
+    else:
+        errors.append(LevelNeeded)
     return {
-        200: {"description": "The file.", "headers": headers, "content": content},
+        200: {"description": "The file.", "headers": headers, "content": whole},
         206: {"description": "The wanted range of it.", "headers": headers, "content": content},
         307: {
             "description": "With `?redirect=true`: a presigned URL of the bucket, which also answers ranges.",
             "headers": {"Location": {"description": "A secret, good for an hour.", "schema": {"type": "string"}}},
         },
         304: {"description": "The client has it already (If-None-Match)."},
-        **responses(NotFound, NotReady, InvalidRequest, *(() if name == "report" else (LevelNeeded,))),
-        **responses(RangeNotSatisfiable, Unavailable),
+        **responses(*errors, RangeNotSatisfiable, Unavailable),
     }
 
 
@@ -188,7 +201,16 @@ def _add(name: ArtifactName) -> None:
     async def of_job(
         id: JobId, request: Request, context: WithContext, redirect: _Redirect = False, _range: _Range = None
     ) -> Response:
-        return await send(id, name, None, request, context, redirect=redirect)
+        form = preferred(request.headers.get("accept"), FORMS)
+        if form is None:
+            raise NotAcceptable(
+                "The report does not come in this form.",
+                expected=list(FORMS),
+                received=request.headers.get("accept", "")[:200],
+            )
+        if form == "application/json":
+            return await send(id, name, None, request, context, redirect=redirect)
+        return await run_in_threadpool(rendered, context.service, id, form, request.headers.get("if-none-match"))
 
     download = of_job if name == "report" else of_level
     router.add_api_route(path, download, methods=["GET"], **described)

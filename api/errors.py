@@ -30,6 +30,14 @@ class UnsupportedContentType(PruningError):  # noqa: N818
     status = 415
 
 
+class NotAcceptable(PruningError):  # noqa: N818
+    """The client takes none of the forms that there are."""
+
+    slug = "not-acceptable"
+    title = "Not in this form"
+    status = 406
+
+
 class EmptyBody(InputError):  # noqa: N818
     """An upload without a byte."""
 

@@ -10,6 +10,7 @@ WORKDIR /srv
 COPY pyproject.toml README.md LICENSE ./
 COPY pruning_core ./pruning_core
 COPY jobs ./jobs
+COPY pages ./pages
 COPY api ./api
 COPY cli ./cli
 # -e keeps the packages where they were copied; the `api` extra has no torch, and the next line proves it.
