@@ -22,6 +22,7 @@ HISTOGRAMS = 48
 #: Figures of a file that have a place of their own; what else a report measures is listed behind them.
 _PLACED = {
     *("format", "size_bytes", "size_bytes_before", "compressed_bytes", "compressed_bytes_before"),
+    *("compact_bytes", "macs", "macs_before"),
     *("sha256", "latency_ms", "latency_ms_before", "batch", "speedup"),
 }
 
