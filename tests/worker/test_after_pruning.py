@@ -67,7 +67,7 @@ def test_fine_tuning(job: tuple[Path, nn.Module], monkeypatch: pytest.MonkeyPatc
         assert not torch.equal(state[name], pruned[name]), "it was trained"
 
 
-@pytest.mark.parametrize("code", blocks("sh"), ids=("masks", "compact"))
+@pytest.mark.parametrize("code", blocks("sh"), ids=("masks", "compact", "exports"))
 def test_commands(job: tuple[Path, nn.Module], code: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
