@@ -11,7 +11,8 @@ from typing import Any
 from pruning_core.errors import ModelError, UnsupportedModel
 from pruning_core.formats.archive import Archive
 from pruning_core.formats.document import integer, mapping, member, parse_json, sequence, text, union
-from pruning_core.formats.pt2_graph import NodeParser, Scope, argument, dtype, value_name
+from pruning_core.formats.pt2_graph import NodeParser, Scope, argument, value_name
+from pruning_core.formats.pt2_types import dtype
 from pruning_core.formats.pt2_weights import Payload, read_table, read_tensor
 from pruning_core.network.graph import Graph, Ref
 from pruning_core.network.inplace import functionalise

@@ -9,6 +9,7 @@ import torch
 
 from pruning_core.errors import ModelError, UnsupportedModel
 from pruning_core.formats.document import boolean, integer, mapping, member, number, sequence, text, union
+from pruning_core.formats.pt2_types import AUTOCAST_REGION, GRAD_REGION, PLAIN, Modes, dtype, strided, switched
 from pruning_core.network.graph import Node, Outputs, OwnDevice, Ref, Value
 from pruning_core.network.ops import ASSERTIONS
 
@@ -16,53 +17,13 @@ MAX_NODES = 50_000
 MAX_ARGUMENTS = 10_000
 #: How deep no_grad regions may nest.
 _MAX_REGIONS = 8
-_GRAD_REGION = "higher_order.wrap_with_set_grad_enabled"
 
-#: torch._export.serde.schema.ScalarType
-DTYPES: dict[int, torch.dtype] = {
-    1: torch.uint8,
-    2: torch.int8,
-    3: torch.int16,
-    4: torch.int32,
-    5: torch.int64,
-    6: torch.float16,
-    7: torch.float32,
-    8: torch.float64,
-    10: torch.complex64,
-    11: torch.complex128,
-    12: torch.bool,
-    13: torch.bfloat16,
-}
 _MEMORY_FORMATS: dict[int, torch.memory_format] = {
     1: torch.contiguous_format,
     2: torch.channels_last,
     3: torch.channels_last_3d,
     4: torch.preserve_format,
 }
-_STRIDED = 7
-
-
-def dtype(value: Any, where: str) -> torch.dtype:
-    """Return the dtype of a ScalarType code.
-
-    Raises:
-        UnsupportedModel: It is not one of the common ones.
-    """
-    code = integer(value, where)
-    if code not in DTYPES:
-        raise UnsupportedModel(
-            f"{where} has a dtype that is not supported.",
-            expected=[str(d).removeprefix("torch.") for d in DTYPES.values()],
-            received=f"ScalarType {code}",
-        )
-    return DTYPES[code]
-
-
-def strided(value: Any, where: str) -> torch.layout:
-    """Return ``torch.strided``, or raise UnsupportedModel for sparse and other layouts."""
-    if integer(value, where) != _STRIDED:
-        raise UnsupportedModel(f"{where} is not a strided (dense) tensor.", expected="layout strided", received=value)
-    return torch.strided
 
 
 class Scope:
@@ -94,25 +55,25 @@ class Scope:
 
 
 class NodeParser:
-    """Turns the JSON nodes of a graph and of its no_grad regions into one flat list of nodes."""
+    """Turns the JSON nodes of a graph and of its no_grad and autocast regions into one flat list of nodes."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self._regions = 0
         self._count = 0
 
-    def parse(self, nodes: Any, scope: Scope, *, prefix: str = "", grad: bool = True) -> None:
+    def parse(self, nodes: Any, scope: Scope, *, prefix: str = "", modes: Modes = PLAIN) -> None:
         """Append the nodes of one graph.
 
         Args:
             nodes: The JSON array.
             scope: Its graph's names; the nodes' results are added.
             prefix: Put before the names of a region's values, to keep them apart.
-            grad: Whether gradients flow here.
+            modes: What is switched on or off here.
 
         Raises:
             ModelError: The graph is malformed or too large.
-            UnsupportedModel: It has other regions than no_grad ones.
+            UnsupportedModel: It has other regions than no_grad and autocast ones.
         """
         items = sequence(nodes, "The list of nodes")
         self._count += len(items)
@@ -131,30 +92,34 @@ class NodeParser:
             name = prefix + text(mapping(item, where).get("name") or f"node_{i}", f"{where}: name")
             if op in ASSERTIONS:
                 continue
-            if op == _GRAD_REGION:
-                self._region(name, inputs, results, scope)
+            if op in (GRAD_REGION, AUTOCAST_REGION):
+                self._region(name, op, inputs, results, scope, modes)
                 continue
             arguments = _arguments(op, inputs, scope, f"{where} ({op})")
             outputs = _outputs(results, scope, prefix, f"{where} ({op})")
-            self.nodes.append(Node(name=name, op=op, arguments=arguments, outputs=outputs, grad=grad))
+            self.nodes.append(
+                Node(name=name, op=op, arguments=arguments, outputs=outputs, grad=modes.grad, autocast=modes.autocast)
+            )
 
-    def _region(self, name: str, inputs: list[Any], results: list[Any], scope: Scope) -> None:
-        """Inline ``wrap_with_set_grad_enabled(enabled, graph, *values)``."""
-        where = f"The no_grad region {name!r}"
+    def _region(self, name: str, op: str, inputs: list[Any], results: list[Any], scope: Scope, modes: Modes) -> None:
+        """Inline ``wrap_with_set_grad_enabled(enabled, graph, *values)``, or autocast's that has four flags."""
+        where = f"The region {name!r}"
         values = [member(item, "arg", where) for item in inputs]
-        if len(values) < 2 or self._regions >= _MAX_REGIONS:
-            raise ModelError(f"{where} is malformed or nests too deeply.", expected="enabled, graph, values")
-        enabled = boolean(member(values[0], "as_bool", where), f"{where}: enabled")
-        graph = member(member(values[1], "as_graph", where), "graph", where)
+        flags = 1 if op == GRAD_REGION else 4
+        if len(values) <= flags or self._regions >= _MAX_REGIONS:
+            raise ModelError(f"{where} is malformed or nests too deeply.", expected="flags, graph, values")
+        modes = switched(op, values[:flags], modes, where)
+        graph = member(member(values[flags], "as_graph", where), "graph", where)
+        values = values[flags + 1 :]
         inner = Scope()
         formal = sequence(member(graph, "inputs", where), f"{where}: inputs")
-        if len(formal) != len(values) - 2:
-            raise ModelError(f"{where} gets {len(values) - 2} values.", expected=len(formal), received=len(values) - 2)
-        for own, given in zip(formal, values[2:], strict=True):
+        if len(formal) != len(values):
+            raise ModelError(f"{where} gets {len(values)} values.", expected=len(formal), received=len(values))
+        for own, given in zip(formal, values, strict=True):
             if (own_name := value_name(own, where)) is not None:
                 inner.define(own_name, argument(given, scope, where))
         self._regions += 1
-        self.parse(member(graph, "nodes", where), inner, prefix=f"{name}/", grad=enabled)
+        self.parse(member(graph, "nodes", where), inner, prefix=f"{name}/", modes=modes)
         self._regions -= 1
         found = [argument(item, inner, where) for item in sequence(member(graph, "outputs", where), where)]
         flat = results

@@ -11,7 +11,7 @@ from torch import Tensor
 from pruning_core.errors import ModelError, UnsupportedModel
 from pruning_core.formats.archive import Archive, Member
 from pruning_core.formats.document import boolean, integer, mapping, member, parse_json, sequence, text, union
-from pruning_core.formats.pt2_graph import dtype, strided
+from pruning_core.formats.pt2_types import dtype, strided
 
 MAX_CONFIG_BYTES = 64 * 2**20
 MAX_DIMENSIONS = 64

@@ -52,6 +52,7 @@ class Node:
         arguments: Argument name (as in the operator's schema) -> value.
         outputs: Where the result goes.
         grad: False inside a ``torch.no_grad`` region of the exported model.
+        autocast: The dtype of the ``torch.autocast`` region that it is in; None outside, and where that is off.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Node:
     arguments: Mapping[str, Value]
     outputs: Outputs
     grad: bool = True
+    autocast: torch.dtype | None = None
 
 
 def references(value: Value | Mapping[str, Value]) -> Iterator[str]:

@@ -35,6 +35,12 @@ class Call:
 
     def perform(self, arguments: Mapping[str, Any]) -> Any:
         """Call it with these values of its arguments, by name; errors are PyTorch's own."""
+        if self.node.autocast is not None:
+            with torch.autocast(_device_type(arguments), self.node.autocast):
+                return self._perform(arguments)
+        return self._perform(arguments)
+
+    def _perform(self, arguments: Mapping[str, Any]) -> Any:
         return self.function(
             *(arguments[name] for name in self.positional),
             **{name: arguments[name] for name in self.keywords},
@@ -104,6 +110,15 @@ class Interpreter:
     @staticmethod
     def _execute(call: Call, environment: dict[str, Any], device: torch.device) -> None:
         bind(call.node, call.node.outputs, _perform(call, resolve(call, environment, device)), environment)
+
+
+def _device_type(arguments: Mapping[str, Any]) -> str:
+    """Return where the tensors among some arguments are."""
+    for value in arguments.values():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Tensor):
+                return item.device.type
+    return "cpu"
 
 
 def _prepare(node: Node) -> Call:

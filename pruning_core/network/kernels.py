@@ -86,6 +86,9 @@ def batch_norm(
 ) -> Tensor:
     """Return eval-mode batch norm as an affine map per channel: y = x·s + (b - μ·s), s = w / √(σ² + ε).
 
+    Without running statistics and with ``training`` it standardises a weight (BiT): μ and σ² are the input's own. That
+    is let through for what does not depend on the data only (`ops.check`).
+
     Not ``aten.batch_norm``: its eval-mode backward is wrong by over 100 % at batch size 1 when the gradient comes
     through flatten -> transpose (PyTorch 2.13).
 
@@ -95,12 +98,15 @@ def batch_norm(
         bias: (C,) shift b, or None for 0.
         running_mean: (C,) mean μ.
         running_var: (C,) variance σ².
-        training: Always False here; train mode is refused when the model is read.
+        training: Whether to take the input's own statistics.
         momentum: Not used in eval mode.
         eps: ε.
         cudnn_enabled: Not used.
     """
-    del training, momentum, cudnn_enabled
+    del momentum, cudnn_enabled
+    if training and running_mean is None and running_var is None:
+        over = [0, *range(2, input.dim())]
+        running_var, running_mean = torch.var_mean(input, over, correction=0)
     if running_mean is None or running_var is None:
         raise UnsupportedModel(
             "The model has a batch norm without running statistics (track_running_stats=False).",
@@ -146,6 +152,48 @@ def _embedding(
     return torch.ops.aten.embedding.default(weight, indices, padding_idx)  # type: ignore[no-any-return]
 
 
+def _embedding_bag(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return sums (mode 0) or means (1) of rows; out of embedding and index_add, which check every index.
+
+    Args:
+        weight: (rows, width) table.
+        indices: (n,) rows, bag after bag.
+        offsets: (bags,) where each bag begins.
+        scale_grad_by_freq: Not used; it changes no output.
+        mode: 0 for sums, 1 for means.
+        sparse: Not used.
+        per_sample_weights: (n,) factors, or None for 1.
+        include_last_offset: Whether ``offsets`` ends with n.
+        padding_idx: A row that does not count, or None.
+    """
+    del scale_grad_by_freq, sparse
+    if mode not in (0, 1) or indices.dim() != 1 or offsets.dim() != 1:
+        raise UnsupportedModel("An embedding bag by maximum is not supported.", expected="mode sum or mean")
+    starts = offsets[:-1] if include_last_offset else offsets
+    rows = torch.ops.aten.embedding.default(weight, indices)
+    places = torch.arange(indices.shape[0], device=indices.device)
+    bag = torch.bucketize(places, starts.to(places.dtype), right=True) - 1
+    counts = torch.ones_like(indices, dtype=rows.dtype)
+    if padding_idx is not None and padding_idx >= 0:
+        counts = (indices != padding_idx).to(rows.dtype)
+    factors = counts if per_sample_weights is None else counts * per_sample_weights
+    total = rows.new_zeros((starts.shape[0], weight.shape[1])).index_add(0, bag, rows * factors.unsqueeze(1))
+    sizes = counts.new_zeros((starts.shape[0],)).index_add(0, bag, counts)
+    if mode == 1:
+        total = total / sizes.clamp(min=1).unsqueeze(1)
+    return total, bag, sizes.to(indices.dtype), sizes.to(indices.dtype)
+
+
 def _attention(
     query: Tensor,
     key: Tensor,
@@ -180,6 +228,17 @@ def _empty_like(self: Tensor, dtype: torch.dtype | None = None, device: torch.de
     return torch.zeros_like(self, dtype=dtype, device=device)
 
 
+def _new_empty(
+    self: Tensor,
+    size: Sequence[int],
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    **_: Any,
+) -> Tensor:
+    check_size(size, "aten.new_empty")
+    return self.new_zeros(tuple(size), dtype=dtype, device=device)
+
+
 def _sym_size(self: Tensor, dim: int) -> int:
     return self.shape[dim]
 
@@ -200,6 +259,9 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "aten.scaled_dot_product_attention.default": _attention,
     "aten.empty.memory_format": _empty,
     "aten.empty_like.default": _empty_like,
+    "aten.new_empty.default": _new_empty,
+    "aten.embedding_bag.default": _embedding_bag,
+    "aten.embedding_bag.padding_idx": _embedding_bag,
     "aten.sym_size.int": _sym_size,
     "aten.sym_numel.default": _sym_numel,
 }

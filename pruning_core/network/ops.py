@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pruning_core.errors import UnsupportedModel
-from pruning_core.network.graph import Graph, Node, OwnDevice
+from pruning_core.network.graph import Graph, Node, OwnDevice, names, references
 from pruning_core.network.kernels import KERNELS, SCALAR_OPS
 
 _EVAL_ADVICE = "Call model.eval() before torch.export.export, and export again."
@@ -57,7 +57,7 @@ _ATEN = """
     scatter_reduce.two select.int select_scatter slice.Tensor slice_scatter split.Tensor split_with_sizes squeeze
     squeeze.dim squeeze.dims stack swapaxes swapdims t take_along_dim tensor_split.sections tile transpose.int tril
     tril_indices triu triu_indices unbind.int unflatten.int unfold unsqueeze unsqueeze_copy view view_as vsplit.int
-    eye eye.m channel_shuffle
+    eye eye.m channel_shuffle diagonal_scatter index_fill.int_Scalar index_fill.int_Tensor masked_scatter
 
     addbmm addmm addmv baddbmm bilinear bmm conv1d conv1d.padding conv2d conv2d.padding conv3d conv3d.padding
     conv_transpose1d conv_transpose2d.input conv_transpose3d.input convolution cosine_similarity cross dot einsum
@@ -165,13 +165,23 @@ def check(graph: Graph) -> None:
     Raises:
         UnsupportedModel: Names the operations and says what to do.
     """
-    for node in graph.nodes:
-        _check_eval_mode(node)  # first: train mode also shows as writes to state, and this says what to do about it
+    varying = set(graph.inputs)
+    for node in graph.nodes:  # first: train mode also shows as writes to state, and this says what to do about it
+        varies = not varying.isdisjoint(references(node.arguments))
+        if varies:
+            varying.update(names(node.outputs))
+        if varies or not _standardises(node):
+            _check_eval_mode(node)
     unknown = sorted({node.op for node in graph.nodes if node.op not in ALLOWED})
     if unknown:
         raise _refusal(unknown)
     for node in graph.nodes:
         _check_arguments(node)
+
+
+def _standardises(node: Node) -> bool:
+    """Return whether a batch norm keeps no statistics: of a weight it is a function like any other."""
+    return node.op == "aten.batch_norm.default" and node.arguments.get("running_mean") is None
 
 
 def _check_arguments(node: Node) -> None:

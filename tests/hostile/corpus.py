@@ -385,6 +385,15 @@ def graphs() -> Iterator[Case]:
     )
     yield Case(name="a long chain of views and one write", files=(_views(40_000),), outcome="either")
     yield Case(name="writes that must stay", files=(writes_that_stay(20_000),), says="in place|writes")
+    yield Case(
+        name="writes through many views",
+        files=(
+            _written_views("aten.alias.default", 20_000),
+            _written_views("aten.t.default", 20_000),
+            _deep_writes(3000),
+        ),
+        outcome="either",
+    )
     yield Case(name="many layers behind one long computation", files=(_computed(20_000),), outcome="either")
 
     def x(**arguments: Any) -> Callable[[list[Any]], Any]:
@@ -429,12 +438,29 @@ def _views(count: int) -> bytes:
 
 
 def writes_that_stay(count: int) -> bytes:
-    """A family of views, each written in place while another is still read."""
+    """Values that may be the same memory, each written in place while another is still read."""
+    return _written_views("aten.contiguous.default", count)
 
+
+def _written_views(op: str, count: int) -> bytes:
     def change(nodes: list[Any]) -> None:
-        views = [node("aten.alias.default", f"v{i}", self=tensor("linear")) for i in range(count)]
+        views = [node(op, f"v{i}", self=tensor("linear")) for i in range(count)]
         writes = [node("aten.relu_.default", f"w{i}", self=tensor(f"v{i}")) for i in range(count)]
         nodes[1:2] = [*views, *writes, node("aten.relu.default", "relu", self=tensor("linear"))]
+
+    return base.with_nodes(change)
+
+
+def _deep_writes(count: int) -> bytes:
+    """A long chain of views, the last of them written again and again, the first read after each."""
+
+    def change(nodes: list[Any]) -> None:
+        made = [node("aten.t.default", "v0", self=tensor("linear"))]
+        made += [node("aten.t.default", f"v{i + 1}", self=tensor(f"v{i}")) for i in range(count)]
+        for i in range(count):
+            made.append(node("aten.relu_.default", f"w{i}", self=tensor(f"v{count}")))
+            made.append(node("aten.neg.default", f"r{i}", self=tensor(f"v{count // 2}")))
+        nodes[1:2] = [*made, node("aten.relu.default", "relu", self=tensor("linear"))]
 
     return base.with_nodes(change)
 

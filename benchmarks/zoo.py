@@ -1,0 +1,254 @@
+"""Does every network that exports work? One row per class: export, read, forward, gradients, prune, write, reload.
+
+    python -m benchmarks.zoo [--only NAME ...] [--jobs 2] [--limit 90] [--output FILE.md] [--rows FILE.json]
+
+Each class runs in a process of its own with a time limit. Tiny configurations, random weights, float32 as people have
+it. ``=`` says equal to the bit, ``~`` equal within `TOLERANCE` of the largest value; what the reader refuses is listed
+with its reason. ``--rows`` keeps what works: a run that was stopped goes on, and what did not work is tried again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import signal
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import zoo_models
+from benchmarks.machine import machine
+from pruning_core.calibration import Dataset
+from pruning_core.errors import PruningError, UnsupportedModel
+from pruning_core.formats import read_model, write_model
+from pruning_core.network import Network
+from pruning_core.pipeline import finish, prune
+from pruning_core.recipe import Recipe
+
+STEPS = ("export", "read", "forward", "gradients", "prune", "write", "reload")
+#: Largest difference from eager, relative to the largest value.
+TOLERANCE = 1e-4
+RECIPES: tuple[dict[str, Any], ...] = (
+    {"select": {"algorithm": "magnitude", "sparsity": 0.5}},
+    {"select": {"algorithm": "wanda", "sparsity": 0.5, "pattern": {"scope": "layer"}}},
+)
+Row = dict[str, str]
+
+
+def flat(value: Any) -> list[Tensor]:
+    """Return the tensors of a nest of dictionaries and sequences, as torch.export orders them."""
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def compared(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> str:
+    """Return ``=`` or ``~``, or raise AssertionError."""
+    assert len(got) == len(wanted), f"{len(got)} tensors, not {len(wanted)}"
+    if all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True)):
+        return "="
+    for a, b in zip(got, wanted, strict=True):
+        assert a.shape == b.shape, f"shape {tuple(a.shape)}, not {tuple(b.shape)}"
+        assert a.dtype == b.dtype, f"{a.dtype}, not {b.dtype}"
+        scale = b.double().abs().nan_to_num(0.0, 0.0, 0.0).max().clamp(min=1e-3) if b.numel() else 1.0
+        gap = (a.double() - b.double()).nan_to_num(0.0, 0.0, 0.0).abs()
+        assert not b.numel() or float(gap.max() / scale) <= TOLERANCE, f"differs by {float(gap.max() / scale):.1e}"
+    return "~"
+
+
+def loss(outputs: Sequence[Tensor]) -> Tensor:
+    """Return a scalar that every output has a part in."""
+    parts = [o for o in outputs if o.is_floating_point() and o.numel() and o.requires_grad]
+    return sum(
+        ((o * torch.linspace(-1, 1, o.numel(), dtype=o.dtype).view(o.shape)).sum() for o in parts), torch.zeros(())
+    )
+
+
+def exported(module: torch.nn.Module, inputs: tuple[Any, ...], path: Path) -> str:
+    """Write the archive: with a free batch where the network lets one, else fixed; return which."""
+    free = torch.utils._pytree.tree_map(lambda _: {0: torch.export.Dim("batch", min=2, max=64)}, inputs)
+    try:
+        program = torch.export.export(module, inputs, dynamic_shapes=free)
+        kind = "free"
+    except Exception:
+        program = torch.export.export(module, inputs)
+        kind = "fixed"
+    torch.export.save(program, path)
+    return kind
+
+
+def examine(case: zoo_models.Case, folder: Path, row: Row) -> None:
+    """Fill a row step by step; whatever is raised belongs to the step that ``row["at"]`` names."""
+    torch.manual_seed(0)
+    row["at"] = "build"
+    module, inputs = case.make()
+    wanted = flat(module(*inputs))
+    row["at"] = "export"
+    row["export"] = exported(module, inputs, folder / "model.pt2")
+    row["at"] = "read"
+    network = read_model(folder / "model.pt2")
+    row["read"] = "yes"
+    row["layers"] = str(len(network.layers))
+    given = flat(inputs)
+    row["at"] = "forward"
+    row["forward"] = compared([t.detach() for t in network.run(given)], [t.detach() for t in wanted])
+    row["at"] = "gradients"
+    row["gradients"] = gradients(module, wanted, network, given)
+    row["at"] = "prune"
+    pruned = network
+    if network.layers:
+        for recipe in RECIPES:
+            pruned = finish(prune(network, Dataset(inputs=tuple(given)), Recipe.parse(recipe))).network
+        row["prune"] = "yes"
+    else:
+        row["prune"] = "no layer"
+    row["at"] = "write"
+    write_model(pruned, folder / "model.pt2", folder / "pruned.pt2")
+    row["write"] = "yes"
+    row["at"] = "reload"
+    again = torch.export.load(folder / "pruned.pt2").module()
+    with torch.no_grad():
+        row["reload"] = compared(pruned.run(given), flat(again(*inputs)))
+    row["at"] = ""
+
+
+def gradients(module: torch.nn.Module, wanted: Sequence[Tensor], network: Network, given: Sequence[Tensor]) -> str:
+    """Compare the gradient in every parameter with autograd's through the module."""
+    loss(wanted).backward()
+    leaves = {n: t.clone().requires_grad_() for n, t in network.weights.items() if t.is_floating_point()}
+    found = torch.autograd.grad(loss(network.run(given, leaves)), [*leaves.values()], allow_unused=True)
+    own = dict(zip(leaves, found, strict=True))
+    parameters = {n: p for n, p in module.named_parameters() if n in own}
+    assert parameters, "no parameter in common"
+    pairs = [(own[n], p.grad, p) for n, p in parameters.items()]
+    none = torch.zeros
+    scale = max(
+        (float(p.grad.abs().max()) for p in parameters.values() if p.grad is not None and p.numel()), default=1.0
+    )
+    a = [g / scale if g is not None else none(p.shape, dtype=p.dtype) for g, _, p in pairs]
+    b = [g / scale if g is not None else none(p.shape, dtype=p.dtype) for _, g, p in pairs]
+    return compared([torch.cat([t.reshape(-1).double() for t in a])], [torch.cat([t.reshape(-1).double() for t in b])])
+
+
+def _child(case: zoo_models.Case, pipe: Any) -> None:
+    torch.set_num_threads(1)
+    sys.stdout = sys.stderr = Path("/dev/null").open("w")  # noqa: SIM115 - the process ends with it
+    row: Row = {"name": case.name}
+    with tempfile.TemporaryDirectory(prefix="zoo-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            examine(case, Path(folder), row)
+        except UnsupportedModel as error:
+            row["refused"] = error.detail
+        except PruningError as error:
+            row["error"] = f"{type(error).__name__}: {error.detail}"
+        except BaseException as error:
+            row["error"] = f"{type(error).__name__}: {error}".split("\n", 1)[0][:200]
+            row["trace"] = traceback.format_exc()[-3000:]
+    pipe.send(row)
+    pipe.close()
+
+
+def attempt(case: zoo_models.Case, limit: float) -> Row:
+    """Examine one network in a fork of this process."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_child, args=(case, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    row: Row = {"name": case.name, "at": "?", "error": f"not done within {limit:.0f} s"}
+    try:
+        if ours.poll(limit):
+            row = ours.recv()
+    except EOFError:
+        row["error"] = "the process died"
+    if process.is_alive() and "not done" in row.get("error", ""):
+        process.kill()
+    process.join()
+    return row
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the summary, what was refused or failed, and a line for each network."""
+    built = [row for row in rows if row.get("at") != "build"]
+    out = [row for row in built if row.get("export")]
+    whole = [row for row in out if row.get("reload")]
+    refused = [row for row in out if row.get("refused")]
+    failed = [row for row in out if not row.get("reload") and not row.get("refused")]
+    lines = [
+        "## The zoo of models",
+        "",
+        f"Machine: {machine()}. Generated by `python -m benchmarks.zoo`. transformers {_version()}, torch "
+        f"{torch.__version__}. `=`: equal to the bit; `~`: within {TOLERANCE:g} of the largest value.",
+        "",
+        "| networks tried | built | exported by torch | work throughout | refused by name | fail |",
+        "|---|---|---|---|---|---|",
+        f"| {len(rows)} | {len(built)} | {len(out)} | {len(whole)} | {len(refused)} | {len(failed)} |",
+        "",
+    ]
+    for title, some, key in (("Refused by name", refused, "refused"), ("Fail", failed, "error")):
+        if some:
+            reasons = Counter(row.get(key, "") for row in some)
+            lines += [f"{title}:", "", "| network | step | why |", "|---|---|---|"]
+            lines += [f"| {r['name']} | {r['at']} | {_cell(r.get(key, ''))} |" for r in some] + [""]
+            assert sum(reasons.values()) == len(some)
+    lines += ["| network | batch | read | layers | forward | gradients | prune | write | reload |", "|" + "---|" * 9]
+    keys = ("export", "read", "layers", "forward", "gradients", "prune", "write", "reload")
+    lines += [f"| {row['name']} | " + " | ".join(row.get(k, "–") for k in keys) + " |" for row in out]
+    lines += ["", "Not exported by torch.export, or no tiny configuration was found:", ""]
+    lines += ["| network | step | why |", "|---|---|---|"]
+    lines += [f"| {r['name']} | {r['at']} | {_cell(r.get('error', ''))} |" for r in rows if not r.get("export")]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/")[:160]
+
+
+def _version() -> str:
+    import transformers
+
+    return str(transformers.__version__)
+
+
+def main() -> int:
+    """Run the zoo and write the table; the status says whether one that exports fails without being refused."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[])
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--limit", type=float, default=90)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "zoo.md")
+    parser.add_argument("--rows", type=Path)
+    chosen = parser.parse_args()
+    kept = json.loads(chosen.rows.read_text("utf-8")) if chosen.rows and chosen.rows.exists() else {}
+    cases = [c for c in zoo_models.chosen() if not chosen.only or c.name in chosen.only]
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        rows = []
+        for row in pool.map(lambda case: kept.get(case.name) or attempt(case, chosen.limit), cases):
+            rows.append(row)
+            if chosen.rows and row.get("reload"):
+                kept[row["name"]] = row
+                chosen.rows.write_text(json.dumps(kept), "utf-8")
+            state = "refused: " + row["refused"] if row.get("refused") else row.get("error", "works")
+            print(f"{len(rows)}/{len(cases)} {row['name']}: {row.get('at') or ''} {state[:150]}", flush=True)
+            if chosen.only and row.get("trace"):
+                print(row["trace"])
+            if not chosen.only and (
+                len(rows) % 10 == 0 or len(rows) == len(cases)
+            ):  # a run that is stopped leaves a table
+                chosen.output.write_text(markdown(rows), "utf-8")
+    return int(any(r.get("export") and not r.get("reload") and not r.get("refused") for r in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
