@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any, NoReturn, ParamSpec
 
 import typer
 from pydantic import BaseModel
@@ -105,7 +105,7 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     return guarded
 
 
-def fail(error: Exception, *, as_json: bool = False) -> None:
+def fail(error: Exception, *, as_json: bool = False) -> NoReturn:
     """Say what went wrong and end with exit code 1.
 
     Raises:

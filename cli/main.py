@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli import console, looking, results, submitting
+from cli import console, gate, looking, results, submitting
 
 app = typer.Typer(
     name="prune",
@@ -44,6 +44,7 @@ for function in (
     results.report,
     results.verify,
     looking.algorithms,
+    gate.gate,
 ):
     app.command()(function)
 
