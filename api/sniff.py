@@ -19,7 +19,10 @@ SNIFFED_BYTES = 512
 _MAX_SAFETENSORS_HEADER = 100_000_000
 
 _EXPECTED: dict[UploadKind, str] = {
-    "model": ("a .pt2 file of torch.export.save, a .safetensors file, or a zip of model.safetensors and config.json"),
+    "model": (
+        "a .pt2 file of torch.export.save, a .pth file of torch.save(model.state_dict()), a .safetensors file, or a "
+        "zip of model.safetensors and config.json"
+    ),
     "dataset": (
         "an .npz file (numpy.savez), a .safetensors file, a Parquet file of pictures or numbers, or a zip or tar of "
         "class folders with pictures"
@@ -120,6 +123,8 @@ def _guess(head: bytes) -> str | None:
 def _advice(kind: UploadKind, guess: str | None) -> str:
     if guess is not None and any(word in guess for word in ("gzip", "bzip2", "xz", "Zstandard", "7-Zip", "RAR", "tar")):
         return "Unpack it and send the file inside."
+    if kind == "model" and guess is not None and "pickle" in guess:
+        return "Save the state dict again with torch.save of PyTorch 1.6 or newer, or as safetensors."
     return _ADVICE[kind]
 
 

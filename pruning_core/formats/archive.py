@@ -10,7 +10,7 @@ import mmap
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pruning_core.errors import ModelError
@@ -59,6 +59,12 @@ class Archive:
     Args:
         path: The file.
 
+    Attributes:
+        map: All of the file.
+        start: Where in it the archive begins,
+        size: and how long it is.
+        members: By name.
+
     Raises:
         ModelError: It is not a sound zip archive of stored members.
     """
@@ -66,7 +72,23 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.map = open_map(path)
-        self.members: Mapping[str, Member] = _members(self.map)
+        self.start, self.size = 0, len(self.map)
+        self.members: Mapping[str, Member] = _members(memoryview(self.map))
+
+    def within(self, name: str) -> Archive:
+        """Return the archive that a member is, its members at their places in the outer file.
+
+        Raises:
+            ModelError: There is no such member, it is damaged, or no sound archive of stored members.
+        """
+        view, at = self.view(name), self.members[name].offset
+        inner = object.__new__(Archive)
+        inner.path, inner.map, inner.start, inner.size = self.path, self.map, at, len(view)
+        inner.members = {
+            key: replace(member, offset=at + member.offset, crc_fields=tuple(at + f for f in member.crc_fields))
+            for key, member in _members(view).items()
+        }
+        return inner
 
     def view(self, name: str, limit: int | None = None) -> memoryview:
         """Return a member's bytes after comparing them with their CRC.
@@ -120,7 +142,7 @@ def _broken(why: str) -> ModelError:
     )
 
 
-def _members(data: mmap.mmap) -> dict[str, Member]:
+def _members(data: memoryview) -> dict[str, Member]:
     start, size, count = _directory(data)
     if count > MAX_MEMBERS or size > MAX_DIRECTORY_BYTES:
         raise ModelError("The archive has too many members.", expected=f"at most {MAX_MEMBERS}", received=count)
@@ -140,10 +162,10 @@ def _members(data: mmap.mmap) -> dict[str, Member]:
     return members
 
 
-def _directory(data: mmap.mmap) -> tuple[int, int, int]:
+def _directory(data: memoryview) -> tuple[int, int, int]:
     """Return offset, size and number of entries of the central directory."""
     end = len(data) - _END.size
-    if end < 0 or data[end : end + 4] != b"PK\x05\x06":
+    if end < 0 or bytes(data[end : end + 4]) != b"PK\x05\x06":
         raise _broken("the end of its directory is missing")
     _, disk, first_disk, here, count, size, start, comment = _END.unpack_from(data, end)
     stated = (here, count, size, start)
@@ -151,9 +173,9 @@ def _directory(data: mmap.mmap) -> tuple[int, int, int]:
         raise _broken("it has a comment or several parts")
     stop = end
     locator = end - _LOCATOR.size
-    if locator >= 0 and data[locator : locator + 4] == b"PK\x06\x07":
+    if locator >= 0 and bytes(data[locator : locator + 4]) == b"PK\x06\x07":
         _, _, stop, _ = _LOCATOR.unpack_from(data, locator)
-        if stop + _END64.size != locator or data[stop : stop + 4] != b"PK\x06\x06":
+        if stop + _END64.size != locator or bytes(data[stop : stop + 4]) != b"PK\x06\x06":
             raise _broken("its zip64 directory end is not where it should be")
         _, length, _, _, _, _, here, count, size, start = _END64.unpack_from(data, stop)
         full = (here, count, size, start)
@@ -167,11 +189,11 @@ def _directory(data: mmap.mmap) -> tuple[int, int, int]:
     return start, size, count
 
 
-def _entries(data: mmap.mmap, start: int, size: int, count: int) -> Iterator[tuple[Member, int]]:
+def _entries(data: memoryview, start: int, size: int, count: int) -> Iterator[tuple[Member, int]]:
     """Yield each member and where its local header begins."""
     at, stop = start, start + size
     for _ in range(count):
-        if at + _CENTRAL.size > stop or data[at : at + 4] != b"PK\x01\x02":
+        if at + _CENTRAL.size > stop or bytes(data[at : at + 4]) != b"PK\x01\x02":
             raise _broken("its directory is cut short")
         fields = _CENTRAL.unpack_from(data, at)
         _, _, version, flags, method, _, _, crc, packed, size_, name_len, extra_len, comment_len, disk, _, _, begin = (
@@ -224,9 +246,9 @@ def _widen(extra: bytes, values: tuple[int, int, int]) -> tuple[int, int, int]:
     return wide[0], wide[1], wide[2]
 
 
-def _local_data(data: mmap.mmap, begin: int, stop: int, name: str, flags: int, stated: tuple[int, int, int]) -> int:
+def _local_data(data: memoryview, begin: int, stop: int, name: str, flags: int, stated: tuple[int, int, int]) -> int:
     """Return where the bytes of a member start, after comparing its local header with the directory."""
-    if begin + _LOCAL.size > stop or data[begin : begin + 4] != b"PK\x03\x04":
+    if begin + _LOCAL.size > stop or bytes(data[begin : begin + 4]) != b"PK\x03\x04":
         raise _broken(f"the header of member {name!r} is missing")
     _, _, own_flags, method, _, _, crc, packed, size, name_len, extra_len = _LOCAL.unpack_from(data, begin)
     name_at = begin + _LOCAL.size
@@ -245,13 +267,13 @@ def _local_data(data: mmap.mmap, begin: int, stop: int, name: str, flags: int, s
     return int(name_at + name_len + extra_len)
 
 
-def _local_checksums(data: mmap.mmap, begin: int, end: int, flags: int, crc: int, name: str) -> list[int]:
+def _local_checksums(data: memoryview, begin: int, end: int, flags: int, crc: int, name: str) -> list[int]:
     """Return where a member's checksum stands: in its header, and after its bytes if there is a descriptor."""
     places = []
-    if not flags & _HAS_DESCRIPTOR or data[begin + 14 : begin + 18] != bytes(4):
+    if not flags & _HAS_DESCRIPTOR or bytes(data[begin + 14 : begin + 18]) != bytes(4):
         places.append(begin + 14)
     if flags & _HAS_DESCRIPTOR:
-        signed = data[end : end + 4] == b"PK\x07\x08"
+        signed = bytes(data[end : end + 4]) == b"PK\x07\x08"
         places.append(end + (4 if signed else 0))
         if data[places[-1] : places[-1] + 4] != crc.to_bytes(4, "little"):
             raise _broken(f"the two checksums of member {name!r} disagree")

@@ -157,3 +157,32 @@ def build(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Network:
         if tensor.dtype == torch.bool:
             raise ModelError(f"The weight {key!r} is of dtype bool.", expected="floating-point weights")
     return ARCHITECTURES[name](Builder(weights, name))
+
+
+def recognise(weights: Mapping[str, Tensor]) -> Network:
+    """Return the network of the one built-in architecture that has exactly these weights, by name and shape.
+
+    Args:
+        weights: State-dict name -> tensor.
+
+    Raises:
+        UnsupportedModel: None has, or more than one.
+    """
+    fits: dict[str, Network] = {}
+    reasons: dict[str, str] = {}
+    for name in ARCHITECTURES:
+        try:
+            fits[name] = build({"architecture": name}, weights)
+        except ModelError as error:
+            reasons[name] = error.detail
+    if len(fits) == 1:
+        return next(iter(fits.values()))
+    raise UnsupportedModel(
+        "The file does not say which architecture its weights are for, and they are not those of one that is built in."
+        if not fits
+        else "The weights fit more than one built-in architecture.",
+        expected=reasons or sorted(fits),
+        received=sorted(weights)[:20],
+        advice="Name it: safetensors with metadata 'config': '{\"architecture\": ...}'. Any other model can be sent as "
+        "a .pt2 archive: torch.export.save(torch.export.export(...), path).",
+    )

@@ -9,6 +9,7 @@ from pruning_core.formats.archive import MAGIC, Archive
 from pruning_core.formats.document import too_deep
 from pruning_core.formats.pt2 import read_pt2
 from pruning_core.formats.pt2_write import write_pt2
+from pruning_core.formats.pth import read_pth, write_pth
 from pruning_core.formats.tensors import (
     CONFIG_NAME,
     TENSORS_NAME,
@@ -20,16 +21,19 @@ from pruning_core.formats.tensors import (
     write_safetensors,
     write_zip,
 )
+from pruning_core.formats.torch_file import is_torch_file
 from pruning_core.network.network import Network
 
 _READERS = {
     "pt2": read_pt2,
+    "pth": read_pth,
     "safetensors": read_safetensors,
     "safetensors-zip": read_zip,
     "safetensors-folder": read_folder,
 }
 _WRITERS = {
     "pt2": write_pt2,
+    "pth": write_pth,
     "safetensors": write_safetensors,
     "safetensors-zip": write_zip,
     "safetensors-folder": write_folder,
@@ -40,7 +44,7 @@ def model_format(path: str | Path) -> str:
     """Return the format of a model, judged by its first bytes and the names of its members, never by its file name.
 
     Returns:
-        ``"pt2"``, ``"safetensors"``, ``"safetensors-zip"``, or ``"safetensors-folder"`` for a directory.
+        ``"pt2"``, ``"pth"``, ``"safetensors"``, ``"safetensors-zip"``, or ``"safetensors-folder"`` for a directory.
 
     Raises:
         ModelError: It is none of them.
@@ -51,10 +55,19 @@ def model_format(path: str | Path) -> str:
     with path.open("rb") as file:
         head = file.read(16)
     if head.startswith(MAGIC):
-        names = Archive(path).members.keys()
-        return "safetensors-zip" if {TENSORS_NAME, CONFIG_NAME} <= names else "pt2"
+        archive = Archive(path)
+        if {TENSORS_NAME, CONFIG_NAME} <= archive.members.keys():
+            return "safetensors-zip"
+        return "pth" if is_torch_file(archive) else "pt2"
     if looks_like_safetensors(head, path.stat().st_size):
         return "safetensors"
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        raise ModelError(
+            "This is a Python pickle, which is never opened here (torch.save wrote such files before PyTorch 1.6).",
+            expected="a zip archive of torch.save or torch.export.save, or safetensors",
+            received=f"a file that begins with {head[:8].hex(' ')}",
+            advice="Save the state dict again with torch.save of PyTorch 1.6 or newer, or as safetensors.",
+        )
     raise ModelError(
         "This is not a model file that is known.",
         expected="a .pt2 archive (torch.export.save), or safetensors with a config",
@@ -67,8 +80,8 @@ def read_model(path: str | Path) -> Network:
     """Return the network in a model file. Nothing in the file is executed; weights are read lazily.
 
     Args:
-        path: A ``.pt2`` archive, a ``.safetensors`` file with its config in the metadata, a zip archive of
-            ``model.safetensors`` and ``config.json``, or a directory that holds these two.
+        path: A ``.pt2`` archive; a ``.pth`` state dict or a ``.safetensors`` file of a built-in architecture; a zip
+            archive of ``model.safetensors`` and ``config.json``, or a directory that holds these two.
 
     Raises:
         ModelError: The file is broken, hostile or not a model.

@@ -113,7 +113,7 @@ def _payload(name: str, entry: Any, archive: Archive, folder: str, prefix: str) 
         offset=_integers([member(meta, "storage_offset", where)], f"{where}: storage_offset")[0],
         is_parameter=boolean(member(entry, "is_param", where), f"{where}: is_param"),
     )
-    _check_fits(payload, record, where)
+    check_fits(payload, record, where)
     return payload
 
 
@@ -127,7 +127,8 @@ def _integers(value: Any, where: str) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _check_fits(payload: Payload, record: Member, where: str) -> None:
+def check_fits(payload: Payload, record: Member, where: str) -> None:
+    """Raise ModelError for a tensor that sees more than its record holds."""
     if len(payload.sizes) != len(payload.strides):
         raise ModelError(
             f"{where} has another number of strides than of sizes.",

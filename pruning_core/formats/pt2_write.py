@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pruning_core.formats.archive import Archive
 from pruning_core.formats.files import changed, copied
-from pruning_core.formats.pt2 import Layout, read_layout
+from pruning_core.formats.pt2 import read_layout
 from pruning_core.formats.pt2_weights import Payload, read_tensor
 
 
@@ -30,16 +31,34 @@ def write_pt2(weights: Mapping[str, Tensor], source: Path, target: Path) -> None
         ModelError: The source is not sound, or the weights are not its own.
     """
     layout = read_layout(source)
-    names = {payload.view: name for name, payload in layout.payloads.items()}
-    names.update((layout.payloads[name].view, name) for name in weights if name in layout.payloads)
-    new = changed(weights, {name: read_tensor(layout.archive, layout.payloads[name]) for name in names.values()})
+    write_records(layout.archive, layout.payloads, weights, source, target)
+
+
+def write_records(
+    archive: Archive, payloads: Mapping[str, Payload], weights: Mapping[str, Tensor], source: Path, target: Path
+) -> None:
+    """Copy an archive whose members are raw records of tensors, with those of changed weights replaced.
+
+    Args:
+        archive: Of the source, or within it.
+        payloads: Its tensors by name.
+        weights: Some of these names, one for each tensor that is seen, perhaps with new values.
+        source: The file.
+        target: What to write; it appears whole or not at all.
+
+    Raises:
+        ModelError: The weights are not the source's own.
+    """
+    names = {payload.view: name for name, payload in payloads.items()}
+    names.update((payloads[name].view, name) for name in weights if name in payloads)
+    new = changed(weights, {name: read_tensor(archive, payloads[name]) for name in names.values()})
     by_record: dict[str, list[Payload]] = defaultdict(list)
     for name in new:
-        by_record[layout.payloads[name].record].append(layout.payloads[name])
+        by_record[payloads[name].record].append(payloads[name])
     with copied(source, target) as file:
-        for record, payloads in by_record.items():
-            member = layout.archive.members[record]
-            data = _patched(layout, record, payloads, new)
+        for record, seen in by_record.items():
+            member = archive.members[record]
+            data = _patched(archive, record, seen, new)
             file.seek(member.offset)
             file.write(data)
             crc = zlib.crc32(data).to_bytes(4, "little")
@@ -48,10 +67,10 @@ def write_pt2(weights: Mapping[str, Tensor], source: Path, target: Path) -> None
                 file.write(crc)
 
 
-def _patched(layout: Layout, record: str, payloads: list[Payload], new: Mapping[str, Tensor]) -> bytearray:
+def _patched(archive: Archive, record: str, payloads: list[Payload], new: Mapping[str, Tensor]) -> bytearray:
     """Return a record's bytes with new values where the payloads see it."""
-    member = layout.archive.members[record]
-    data = bytearray(layout.archive.map[member.offset : member.offset + member.size])
+    member = archive.members[record]
+    data = bytearray(archive.map[member.offset : member.offset + member.size])
     for payload in payloads:
         count = member.size // payload.dtype.itemsize
         flat = torch.frombuffer(data, dtype=payload.dtype, count=count)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pruning_core.errors import ModelError, UnsupportedModel
 from pruning_core.formats.archive import Archive, open_map
-from pruning_core.formats.builtin import build
+from pruning_core.formats.builtin import build, recognise
 from pruning_core.formats.document import integer, mapping, member, parse_json, sequence, text
 from pruning_core.formats.files import changed, copied
 from pruning_core.network.network import Network
@@ -30,7 +30,6 @@ MAX_HEADER_BYTES = 32 * 2**20
 MAX_CONFIG_BYTES = 2**20
 _MAX_DIMENSIONS = 64
 _CHUNK = 2**20
-_ADVICE = "Write it with safetensors.torch.save_file(model.state_dict(), path, metadata={'config': ...})."
 _DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -135,12 +134,7 @@ def _network(data: memoryview, config: str | bytes | memoryview | None) -> Netwo
     if config is None:
         config = metadata.get("config")
     if config is None:
-        raise ModelError(
-            "The safetensors file does not say which architecture it is for.",
-            expected="metadata 'config': '{\"architecture\": \"resnet20-cifar10\"}', or a config.json beside it",
-            received=sorted(metadata),
-            advice=_ADVICE,
-        )
+        return recognise(_tensors(data, entries))
     raw = config.encode() if isinstance(config, str) else config
     if len(raw) > MAX_CONFIG_BYTES:
         raise ModelError("The config is too large.", expected=f"at most {MAX_CONFIG_BYTES} bytes", received=len(raw))
@@ -148,7 +142,7 @@ def _network(data: memoryview, config: str | bytes | memoryview | None) -> Netwo
 
 
 def read_safetensors(path: Path) -> Network:
-    """Return the network of a safetensors file whose metadata has the config.
+    """Return the network of a safetensors file whose metadata has the config, or whose weights say what they are.
 
     Raises:
         ModelError: The file is broken, or does not fit its architecture.

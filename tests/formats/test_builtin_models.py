@@ -181,14 +181,24 @@ def test_a_config_that_names_nothing_known(text: str, message: str, tmp_path: Pa
         read_model(as_file(tmp_path, mlp_weights(), text))
 
 
-def test_no_config_is_refused_with_advice(tmp_path: Path) -> None:
+def test_without_a_config_the_weights_say_what_they_are(tmp_path: Path) -> None:
     save_file(mlp_weights(), tmp_path / "m")
-    with pytest.raises(ModelError, match="which architecture") as error:
+    network = read_model(tmp_path / "m")
+    assert [layer.name for layer in network.layers] == ["fc1", "fc2", "fc3"]
+    save_file(mlp_weights() | {"fc4.weight": torch.zeros(2, 2)}, tmp_path / "m")
+    with pytest.raises(UnsupportedModel, match="which architecture") as error:
         read_model(tmp_path / "m")
+    assert "no place for the weight 'fc4.weight'" in error.value.problem()["expected"]["mlpnet-mnist"]
     assert "metadata" in error.value.problem()["advice"]
     (tmp_path / "d").mkdir()
     with pytest.raises(ModelError, match=r"no model\.safetensors"):
         read_model(tmp_path / "d")
+
+
+@needs_assets
+@pytest.mark.parametrize("name", NAMES.values())
+def test_the_papers_checkpoints_are_read_as_they_are(name: str) -> None:
+    assert read_model(ASSETS / f"{name}.safetensors").layers
 
 
 def header(document: object, data: bytes = b"") -> memoryview:

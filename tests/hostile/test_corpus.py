@@ -22,6 +22,7 @@ CPU_SECONDS = 15.0
 
 GROUPS: dict[str, Callable[[Path], Iterator[Case]]] = {
     "code": corpus.code,
+    "pickles": corpus.pickles,
     "archives": lambda _: corpus.archives(),
     "tables": lambda _: corpus.tables(),
     "graphs": lambda _: corpus.graphs(),
