@@ -64,7 +64,7 @@ def job(id: JobArgument, as_json: AsJson = False) -> None:
         if value not in (None, ""):
             out().print(f"{name:>12}  {value}", markup=False)
     if found.levels:
-        summary(found)
+        summary(found.levels)
     if found.error is not None:
         out().print(str(Problem(found.error)), markup=False)
 

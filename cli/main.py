@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli import console, gate, looking, results, submitting
+from cli import console, gate, local, looking, operating, results, submitting
 
 app = typer.Typer(
     name="prune",
@@ -33,6 +33,7 @@ def options(
 
 
 for function in (
+    operating.up,
     submitting.submit,
     submitting.plan,
     looking.jobs,
@@ -43,10 +44,15 @@ for function in (
     results.download,
     results.report,
     results.verify,
+    local.run,
     looking.algorithms,
     gate.gate,
 ):
     app.command()(function)
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+#: Their options are those of `python -m cli.keys` and `python -m cli.quotas`, which read them themselves.
+for operators in (operating.keys, operating.quotas):
+    app.command(add_help_option=False, context_settings=_PASSED_ON)(operators)
 
 
 def main() -> None:

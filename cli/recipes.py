@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,6 +45,10 @@ ExcludeOption = Annotated[
     list[str] | None, _option("--exclude", metavar="GLOB", help="Layers that are left as they are; repeatable.")
 ]
 SeedOption = Annotated[int | None, _option("--seed", metavar="N", help="Same seed, same bytes.")]
+PreprocessOption = Annotated[
+    list[str] | None,
+    _option("--preprocess", metavar="KEY=VALUE", help="How pictures become inputs: resize=256, crop=224; repeatable."),
+]
 MoreOption = Annotated[
     list[str] | None,
     _option(
@@ -66,12 +70,13 @@ class Given:
     algorithm: str | None = None
     refine: str | None = None
     pattern: str | None = None
-    sparsity: tuple[float, ...] = ()
+    sparsity: Sequence[float] | None = None
     max_accuracy_drop: float | None = None
     max_loss_increase: float | None = None
-    exclude: tuple[str, ...] = ()
+    exclude: Sequence[str] | None = None
     seed: int | None = None
-    options: tuple[str, ...] = ()
+    preprocess: Sequence[str] | None = None
+    options: Sequence[str] | None = None
     recipe: str | None = None
     has_masks: bool = False
 
@@ -102,8 +107,8 @@ def build(given: Given, parts: Callable[[], Mapping[str, str]]) -> dict[str, Any
         select = {"algorithm": algorithm, **_common(select, algorithm)}
     if refiner is not None:
         refine = {**(refine if refine.get("algorithm") == refiner else {}), "algorithm": refiner}
-    for text in given.options:
-        name, value = _pair(text)
+    for text in given.options or ():
+        name, value = _pair("--option", text)
         target, _, rest = name.partition(".")
         if target == "refine" and rest:
             refine[rest] = value
@@ -121,9 +126,9 @@ def build(given: Given, parts: Callable[[], Mapping[str, str]]) -> dict[str, Any
         select["pattern"] = "mask"
     if refine and "algorithm" not in refine:
         raise usage("an option of the refinement needs --refine NAME")
-    made = {**recipe, "select": select or None, "refine": refine or None, "seed": given.seed}
-    if given.seed is None:
-        made["seed"] = recipe.get("seed")
+    preprocess = {**(recipe.get("preprocess") or {}), **dict(_pair("--preprocess", t) for t in given.preprocess or ())}
+    made_of = {"select": select or None, "refine": refine or None, "preprocess": preprocess or None}
+    made = {**recipe, **made_of, **({} if given.seed is None else {"seed": given.seed})}
     return {name: value for name, value in made.items() if value is not None}
 
 
@@ -166,14 +171,14 @@ def _sparsity(given: Given) -> float | list[float] | dict[str, float] | None:
         raise usage("give one of --sparsity, --max-accuracy-drop and --max-loss-increase")
     if goals:
         return goals
-    levels = sorted(set(given.sparsity))
+    levels = sorted(set(given.sparsity or ()))
     return None if not levels else levels[0] if len(levels) == 1 else levels
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def _pair(option: str, text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not separator or not name:
-        raise usage(f"--option: expected key=value, got {text!r}")
+        raise usage(f"{option}: expected key=value, got {text!r}")
     try:
         return name, json.loads(value)
     except ValueError:
@@ -188,6 +193,8 @@ def _read(where: str | None) -> dict[str, Any]:
         document = json.loads(text)
     except (OSError, ValueError) as error:
         raise usage(f"--recipe {where}: {error}") from None
-    if not isinstance(document, dict) or not document.keys() <= {"select", "refine", "seed"}:
-        raise usage(f"--recipe {where}: expected an object with select, refine and seed")
+    if not isinstance(document, dict) or not all(
+        isinstance(document.get(part) or {}, dict) for part in ("select", "refine", "preprocess")
+    ):
+        raise usage(f'--recipe {where}: expected an object such as {{"select": {{"sparsity": 0.9}}}}')
     return document

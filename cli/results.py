@@ -12,8 +12,8 @@ import typer
 
 from cli.console import FAILED, AsJson, command, out, say, service, show, usage
 from cli.looking import JobArgument
-from cli.progress import transfer
-from client import NotOffered
+from cli.progress import Told, transfer
+from client import Client, NotOffered, Problem
 
 _TYPES = {"json": "application/json", "html": "text/html", "md": "text/markdown"}
 
@@ -23,6 +23,7 @@ class What(StrEnum):
 
     MODEL = "model"
     MASKS = "masks"
+    COMPACT = "compact"
     REPORT = "report"
 
 
@@ -44,14 +45,43 @@ def download(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; default: under its own name.")
     ] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Fetch the model without its zeros, and put them in here.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Save the model, the masks or the report of a job; goes on after a cut, and checks the SHA-256."""
+    """Save what a job made; goes on after a cut, and checks the SHA-256."""
+    if compact and (what is not What.MODEL or output is None or output.is_dir()):
+        raise usage("--compact is for the model, and needs -o FILE")
     with service() as client, transfer(f"fetching the {what.value}") as told:
-        path = client.download(id, what.value, output, sparsity=sparsity, got=told)
+        if compact and output is not None:
+            path = _expanded(client, id, output, sparsity, told)
+        else:
+            path = client.download(id, what.value, output, sparsity=sparsity, got=told)
     say(f"saved {path}")
     if as_json:
         show({"file": str(path), "size": path.stat().st_size})
+
+
+def _expanded(client: Client, id: str, output: Path, sparsity: float | None, told: Told) -> Path:
+    """Fetch the compact form, and write the model that it stands for."""
+    try:
+        from pruning_core.compact import expand
+        from pruning_core.errors import PruningError
+    except ImportError as error:
+        raise usage(f"--compact needs the extra: pip install 'pruning-service[compact]' ({error})") from None
+
+    small = client.download(id, "compact", output.with_name(f".{output.name}.compact"), sparsity=sparsity, got=told)
+    aside = output.with_name(f".{output.name}.part")
+    try:
+        aside.write_bytes(expand(small.read_bytes()))
+        aside.replace(output)
+    except PruningError as error:
+        raise Problem(error.problem()) from None
+    finally:
+        small.unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
+    return output
 
 
 @command

@@ -18,6 +18,7 @@ from cli.recipes import (
     LossOption,
     MoreOption,
     PatternOption,
+    PreprocessOption,
     RecipeOption,
     RefineOption,
     SeedOption,
@@ -52,6 +53,7 @@ def submit(
     max_loss_increase: LossOption = None,
     exclude: ExcludeOption = None,
     seed: SeedOption = None,
+    preprocess: PreprocessOption = None,
     option: MoreOption = None,
     recipe: RecipeOption = None,
     label: Annotated[
@@ -76,12 +78,13 @@ def submit(
         algorithm=algorithm,
         refine=refine,
         pattern=pattern,
-        sparsity=tuple(sparsity or ()),
+        sparsity=sparsity,
         max_accuracy_drop=max_accuracy_drop,
         max_loss_increase=max_loss_increase,
-        exclude=tuple(exclude or ()),
+        exclude=exclude,
         seed=seed,
-        options=tuple(option or ()),
+        preprocess=preprocess,
+        options=option,
         recipe=recipe,
         has_masks=masks is not None,
     )
@@ -119,6 +122,7 @@ def plan(
     max_loss_increase: LossOption = None,
     exclude: ExcludeOption = None,
     seed: SeedOption = None,
+    preprocess: PreprocessOption = None,
     option: MoreOption = None,
     recipe: RecipeOption = None,
     as_json: AsJson = False,
@@ -128,12 +132,13 @@ def plan(
         algorithm=algorithm,
         refine=refine,
         pattern=pattern,
-        sparsity=tuple(sparsity or ()),
+        sparsity=sparsity,
         max_accuracy_drop=max_accuracy_drop,
         max_loss_increase=max_loss_increase,
-        exclude=tuple(exclude or ()),
+        exclude=exclude,
         seed=seed,
-        options=tuple(option or ()),
+        preprocess=preprocess,
+        options=option,
         recipe=recipe,
         has_masks=masks is not None,
     )
@@ -199,7 +204,7 @@ def attend(
     if as_json:
         show({**job.model_dump(mode="json"), "files": [str(path) for path in files]})
         return
-    summary(job)
+    summary(job.levels)
     if output is None:
         say(f"`prune download {id} -o FILE` saves the model, `prune report {id}` says what was measured")
 
@@ -212,10 +217,10 @@ def say_problem(job: Job) -> None:
         say(f"prune: {error}")
 
 
-def summary(job: Job) -> None:
+def summary(levels: list[dict[str, Any]]) -> None:
     """Show what came out, level by level."""
     rows: list[tuple[object, ...]] = []
-    for level in job.levels:
+    for level in levels:
         quality = [f"{name} {value:.4f}" for name, value in _numbers(level.get("quality")) if name != "samples"]
         baseline = [f"{name} {value:.4f}" for name, value in _numbers(level.get("magnitude")) if name != "samples"]
         rows.append((f"{level['sparsity']:.4g}", ", ".join(quality), ", ".join(baseline), level.get("size_bytes")))

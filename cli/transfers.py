@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from cli.console import on_interrupt, say, usage
 from cli.progress import transfer
@@ -39,24 +40,24 @@ def sent(client: Client, kind: Kind, given: str) -> str:
     return upload.id
 
 
-def targets(job: Job, output: Path) -> list[tuple[float | None, Path]]:
+def targets(levels: Sequence[Mapping[str, Any]], output: Path) -> list[tuple[float | None, Path]]:
     """Return each level of a job with the file it goes to: of several, the name has the sparsity.
 
-    >>> from types import SimpleNamespace
-    >>> two = SimpleNamespace(levels=[{"sparsity": 0.5}, {"sparsity": 0.9}])
-    >>> [str(path) for _, path in targets(two, Path("net.pt2"))]
+    >>> [str(path) for _, path in targets([{"sparsity": 0.5}, {"sparsity": 0.9}], Path("net.pt2"))]
     ['net-0.5.pt2', 'net-0.9.pt2']
     """
-    levels = [float(level["sparsity"]) for level in job.levels]
-    if len(levels) < 2 or output.is_dir():
-        return [(level, output) for level in levels] if len(levels) > 1 else [(None, output)]
-    return [(level, output.with_name(f"{output.stem}-{level:.6g}{output.suffix}")) for level in levels]
+    if len(levels) < 2:
+        return [(None, output)]
+    names = [float(level["sparsity"]) for level in levels]
+    # In a folder each gets the name that the service gives it.
+    stem, suffix, folder = output.stem, output.suffix, output.is_dir()
+    return [(name, output if folder else output.with_name(f"{stem}-{name:.6g}{suffix}")) for name in names]
 
 
 def fetch_models(client: Client, job: Job, output: Path) -> list[Path]:
     """Fetch every model of a job."""
     found = []
-    for sparsity, target in targets(job, output):
+    for sparsity, target in targets(job.levels, output):
         with transfer("fetching the model") as told:
             found.append(client.download(job.id, "model", target, sparsity=sparsity, got=told))
         say(f"saved {found[-1]}")

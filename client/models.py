@@ -11,7 +11,7 @@ from client.errors import ClientError, Problem
 
 T = TypeVar("T")
 Kind = Literal["model", "dataset", "mask"]
-Artifact = Literal["model", "masks", "report"]
+Artifact = Literal["model", "masks", "compact", "report"]
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,16 +16,23 @@ import numpy as np
 import pytest
 
 from pruning_core.verify import verify
+from tests.cli.shell import environment, put_on_path
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def prune(url: str, folder: Path, *arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def prune(url: str, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command as a script would: no terminal."""
-    environment = {**os.environ, "PRUNING_URL": url, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")}
     command = [sys.executable, "-m", "cli", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=folder, env=environment, input=stdin, capture_output=True, text=True, timeout=100, check=False
+        command,
+        cwd=folder,
+        env=environment(folder, url),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
 
 
@@ -81,3 +89,25 @@ def test_a_job_that_fails_ends_with_1_and_the_reason(live: str, digits: Path, tm
     assert job["state"] == "failed"
     assert job["error"]["detail"] in done.stderr
     assert job["error"]["expected"] is not None
+
+
+@pytest.mark.timeout(240)
+def test_the_page_of_the_command_line_runs(live: str, digits: Path, tmp_path: Path) -> None:
+    shutil.copy(digits / "digits.pt2", tmp_path / "net.pt2")
+    for name in ("calibration.npz", "validation.npz"):
+        shutil.copy(digits / name, tmp_path)
+    page = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 6
+    (tmp_path / "program.py").write_text(program, "utf-8")
+    script = "\n".join(["set -euo pipefail", *blocks, "python3 program.py >events.txt"])
+    variables = put_on_path(environment(tmp_path, live), tmp_path / "bin")
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "from-python.pt2").read_bytes() == (tmp_path / "pruned.pt2").read_bytes()
+    assert "outcome" in (tmp_path / "events.txt").read_text("utf-8")
+    first, another = (json.loads((tmp_path / f"{name}.json").read_text("utf-8")) for name in ("first", "another"))
+    assert first["id"] != another["id"]
