@@ -109,13 +109,11 @@ def build(given: Given, parts: Callable[[], Mapping[str, str]]) -> dict[str, Any
         refine = {**(refine if refine.get("algorithm") == refiner else {}), "algorithm": refiner}
     for text in given.options or ():
         name, value = _pair("--option", text)
-        target, _, rest = name.partition(".")
-        if target == "refine" and rest:
-            refine[rest] = value
-        elif alone:
-            refine[name] = value
+        part, _, rest = name.partition(".")
+        if part in ("select", "refine") and rest:
+            (refine if part == "refine" else select)[rest] = value
         else:
-            select[rest if target == "select" and rest else name] = value
+            (refine if alone else select)[name] = value
     if given.exclude:
         select["layers"] = {**(select.get("layers") or {}), "exclude": list(given.exclude)}
     if given.pattern is not None:

@@ -119,7 +119,12 @@ def report(job: str, media_type: str, retry: Retry) -> Operation[ReportDocument]
         Unreachable: The service does not answer.
     """
     request = Request(method="GET", url=f"/jobs/{job}/report", headers={"Accept": media_type})
-    answer = yield from reliably(request, retry)
+    try:
+        answer = yield from reliably(request, retry)
+    except Problem as problem:
+        if problem.status != 406:
+            raise
+        raise NotOffered(f"This service has no report as {media_type}; {problem}") from None
     came = answer.headers.get("content-type", "").partition(";")[0].strip()
     if came != media_type:
         raise NotOffered(f"This service has no report as {media_type}; it gives {came or 'no type'}.")

@@ -9,13 +9,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from pruning_core.verify import verify
 from tests.cli.shell import environment, put_on_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,47 +35,51 @@ def prune(url: str, folder: Path, *arguments: object) -> subprocess.CompletedPro
 
 
 @pytest.fixture(scope="module")
-def pruned(live: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
-    """A folder with what `prune submit --wait` saved, the job it printed, and what it said."""
-    folder = tmp_path_factory.mktemp("prune")
-    files = (digits / "digits.pt2", "--data", digits / "calibration.npz", "--validation", digits / "validation.npz")
-    options = ("--algorithm", "magnitude", "--sparsity", 0.9, "--label", "team=vision", "--wait", "-o", "pruned.pt2")
-    done = prune(live, folder, "submit", *files, *options, "--json")
-    assert done.returncode == 0, done.stderr
-    return folder, json.loads(done.stdout), done.stderr
+def page(live: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which every block of docs/cli.md has run, in order, and what the commands said."""
+    folder = tmp_path_factory.mktemp("page")
+    shutil.copy(digits / "digits.pt2", folder / "net.pt2")
+    for name in ("calibration.npz", "validation.npz"):
+        shutil.copy(digits / name, folder)
+    text = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (program,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 6
+    (folder / "program.py").write_text(program, "utf-8")
+    script = "\n".join(["set -euo pipefail", *blocks, "python3 program.py >events.txt"])
+    variables = put_on_path(environment(folder, live), folder / "bin")
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=variables, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stderr
 
 
-def test_submit_wait_and_save_is_one_command(live: str, pruned: tuple[Path, dict[str, Any], str]) -> None:
-    folder, job, said = pruned
-    assert job["state"] == "succeeded"
-    assert job["labels"] == {"team": "vision"}
+@pytest.mark.timeout(240)
+def test_submit_wait_and_save_is_one_command(live: str, page: tuple[Path, str]) -> None:
+    folder, said = page
+    with httpx.Client(base_url=live) as http:
+        (job,) = http.get("/jobs", params={"label": "team=vision", "state": "succeeded"}).json()["items"]
+        saved = (folder / "pruned.pt2").read_bytes()
+        assert hashlib.sha256(saved).hexdigest() == job["result"]["levels"][0]["sha256"]
+        assert saved == http.get(f"/jobs/{job['id']}/model").content
     assert job["recipe"] == {"select": {"algorithm": "magnitude", "sparsity": 0.9}}
-    assert job["files"] == ["pruned.pt2"]
-    saved = (folder / "pruned.pt2").read_bytes()
-    assert hashlib.sha256(saved).hexdigest() == job["result"]["levels"][0]["sha256"]
-    assert saved == httpx.get(f"{live}/jobs/{job['id']}/model").content
-    assert "succeeded  100%" in said, "without a terminal: lines, not a bar"
+    assert f"{job['id']}  succeeded  100%" in said, "without a terminal: lines, not a bar"
     assert "\x1b" not in said
 
 
-def test_report_and_masks_verify_offline(live: str, digits: Path, pruned: tuple[Path, dict[str, Any], str]) -> None:
-    folder, job, _ = pruned
-    done = prune(live, folder, "report", job["id"])
-    assert json.loads(done.stdout) == httpx.get(f"{live}/jobs/{job['id']}/report").json()
-    (folder / "report.json").write_text(done.stdout, "utf-8")
-    assert prune(live, folder, "download", job["id"], "masks", "-o", "masks.safetensors").returncode == 0
-    files = ("pruned.pt2", "report.json", "--masks", "masks.safetensors", "--dense", digits / "digits.pt2")
-    done = prune("http://127.0.0.1:9", folder, "verify", *files, "--json")
-    assert done.returncode == 0, done.stderr
-    checks = json.loads(done.stdout)
-    assert checks["holds"]
-    assert len(checks["checks"]) == len(
-        verify(
-            *(folder / name for name in ("pruned.pt2", "report.json")),
-            masks=folder / "masks.safetensors",
-            dense=digits / "digits.pt2",
-        )
-    )
+def test_run_gives_the_bytes_of_the_service(page: tuple[Path, str]) -> None:
+    folder, _ = page
+    assert (folder / "local.pt2").read_bytes() == (folder / "pruned.pt2").read_bytes()
+    report = json.loads((folder / "local.json").read_text("utf-8"))
+    assert report["files"][0]["sha256"] == hashlib.sha256((folder / "pruned.pt2").read_bytes()).hexdigest()
+
+
+def test_python_and_the_commands_do_the_same(page: tuple[Path, str]) -> None:
+    folder, _ = page
+    assert (folder / "from-python.pt2").stat().st_size == (folder / "pruned.pt2").stat().st_size
+    assert "outcome" in (folder / "events.txt").read_text("utf-8")
+    assert (folder / "report.html").read_text("utf-8").lower().startswith("<!doctype html>")
 
 
 def test_a_job_that_fails_ends_with_1_and_the_reason(live: str, digits: Path, tmp_path: Path) -> None:
@@ -89,25 +91,3 @@ def test_a_job_that_fails_ends_with_1_and_the_reason(live: str, digits: Path, tm
     assert job["state"] == "failed"
     assert job["error"]["detail"] in done.stderr
     assert job["error"]["expected"] is not None
-
-
-@pytest.mark.timeout(240)
-def test_the_page_of_the_command_line_runs(live: str, digits: Path, tmp_path: Path) -> None:
-    shutil.copy(digits / "digits.pt2", tmp_path / "net.pt2")
-    for name in ("calibration.npz", "validation.npz"):
-        shutil.copy(digits / name, tmp_path)
-    page = (ROOT / "docs" / "cli.md").read_text("utf-8")
-    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 6
-    (tmp_path / "program.py").write_text(program, "utf-8")
-    script = "\n".join(["set -euo pipefail", *blocks, "python3 program.py >events.txt"])
-    variables = put_on_path(environment(tmp_path, live), tmp_path / "bin")
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "from-python.pt2").read_bytes() == (tmp_path / "pruned.pt2").read_bytes()
-    assert "outcome" in (tmp_path / "events.txt").read_text("utf-8")
-    first, another = (json.loads((tmp_path / f"{name}.json").read_text("utf-8")) for name in ("first", "another"))
-    assert first["id"] != another["id"]

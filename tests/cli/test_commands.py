@@ -1,0 +1,207 @@
+"""The commands against a real api, as a script uses them: stdout, stderr, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client import Client
+from tests.api import finished_job
+from tests.api.live_api import Api, zip_bytes
+from tests.cli.shell import environment
+from tests.client.between import Between, Fault
+
+SUBMIT = ("submit", "net.pt2", "--data", "data.npz", "--sparsity", "0.5")
+BUSY = b"HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture
+def shell(prune: Any, client_api: Api, files: Path) -> Any:
+    """Runs commands in a folder with a model and data, against the api."""
+    prune.url = client_api.url
+    return prune
+
+
+def test_submit_prints_the_id_and_nothing_else(shell: Any, files: Path) -> None:
+    done = shell(*SUBMIT, "--label", f"test={files.name}")
+    assert done.exit_code == 0, done.stderr
+    job = done.stdout.strip()
+    assert job.startswith("job_")
+    assert len(done.stdout.splitlines()) == 1
+    assert "net.pt2" in done.stderr
+
+    (listed,) = json.loads(shell("jobs", "--label", f"test={files.name}", "--json").stdout)
+    assert (listed["id"], listed["recipe"]) == (job, {"select": {"sparsity": 0.5}})
+    assert shell("jobs", "--label", f"test={files.name}", "--state", "failed", "--json").stdout == "[]\n"
+    table = shell("jobs", "--label", f"test={files.name}").stdout.splitlines()
+    assert table[0].split("\t")[:2] == ["JOB", "STATE"]
+    assert table[1].split("\t")[:2] == [job, "queued"]
+    assert len(shell("jobs", "--limit", 1, "--json").stdout) > 2
+    assert f"job  {job}" in shell("job", job).stdout
+    assert json.loads(shell("job", job, "--json").stdout)["id"] == job
+
+    again = shell("submit", listed["model"], "--data", listed["calibration"], "--sparsity", "0.5", "--json")
+    assert json.loads(again.stdout)["model"] == listed["model"], "what was sent before is named by its id"
+
+
+def test_cancel_wait_and_delete(shell: Any) -> None:
+    job = shell(*SUBMIT).stdout.strip()
+    slow = shell("wait", job, "--timeout", "0.2")
+    assert (slow.exit_code, job in slow.stderr) == (1, True)
+    assert json.loads(shell("cancel", job, "--json").stdout)[0]["state"] == "cancelled"
+    waited = shell("wait", job, "--json")
+    assert waited.exit_code == 1
+    assert json.loads(waited.stdout)["state"] == "cancelled"
+    assert "was cancelled" in waited.stderr
+    assert shell("delete", job).exit_code == 0
+    gone = shell("job", job, "--json")
+    assert gone.exit_code == 1
+    assert json.loads(gone.stdout)["error"]["type"].endswith(":not-found")
+    assert "GET /jobs lists them" in gone.stderr, "the advice of the problem"
+
+
+def test_a_refusal_is_the_text_of_the_problem(shell: Any, files: Path) -> None:
+    (files / "net.pt2").write_text("this is no model, it is text", "utf-8")
+    done = shell(*SUBMIT)
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    for part in ("Unsupported", "received: plain text", "advice: Save the model with torch.export.save"):
+        assert part in done.stderr
+
+
+def test_a_recipe_that_cannot_be_used_is_refused_by_the_service(shell: Any) -> None:
+    done = shell(*SUBMIT, "--pattern", "2:4", "--sparsity", "0.9")
+    assert done.exit_code == 1
+    assert "recipe.select.sparsity" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((*SUBMIT, "--algorithm", "chitta"), "offered: alps"),
+        (("submit", "missing.pt2", "--data", "data.npz"), "no such file"),
+        (("submit", "dst_01JD3Z9XB3M8R6N0QSWJ5T7K2P", "--data", "data.npz"), "no id of a model"),
+        (("submit", "net.pt2"), "--data"),
+        (("jobs", "--state", "lost"), "expected one of queued"),
+        (("download", "job_1", "model", "--compact"), "--compact"),
+        (("algorithms", "chitta"), "offered: alps"),
+        (("nonsense",), "nonsense"),
+    ],
+)
+def test_a_command_line_that_cannot_be_understood_is_2(shell: Any, arguments: tuple[str, ...], says: str) -> None:
+    done = shell(*arguments)
+    assert done.exit_code == 2, done.stderr
+    assert says in done.stderr
+    assert done.stdout == ""
+
+
+def test_algorithms_come_from_the_service(shell: Any) -> None:
+    listed = [line.split("\t")[:2] for line in shell("algorithms").stdout.splitlines()]
+    assert ["snows", "refine"] in listed
+    assert ["chita", "select"] in listed
+    assert "stages" in shell("algorithms", "chita").stdout
+    assert json.loads(shell("algorithms", "--json").stdout)["algorithms"]["chita"]["part"] == "select"
+
+
+def test_results_of_several_levels(shell: Any, client_api: Api, files: Path) -> None:
+    job = shell(*SUBMIT).stdout.strip()
+    early = shell("download", job)
+    assert early.exit_code == 1
+    assert "it is queued" in early.stderr
+    (files / "pruned").write_bytes(os.urandom(2000))
+    (files / "report.json").write_text('{"a": "report"}', "utf-8")
+    each = {"model": files / "pruned", "masks": files / "pruned"}
+    finished_job.finish(client_api.service, job, files / "report.json", {0.5: each, 0.9: each})
+    done = shell("wait", job, "-o", "out.pt2", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["files"] == ["out-0.5.pt2", "out-0.9.pt2"]
+    assert (files / "out-0.9.pt2").read_bytes() == (files / "pruned").read_bytes()
+    assert "0.9\taccuracy 1.0000" in shell("job", job).stdout
+    needed = shell("download", job)
+    assert needed.exit_code == 1
+    assert "0.5" in needed.stderr
+    assert shell("download", job, "masks", "-s", "0.9").exit_code == 0
+    assert (files / "net-masks-0.9.safetensors").exists()
+    assert shell("report", job).stdout == '{"a": "report"}\n'
+
+
+def test_a_report_that_the_service_does_not_have_is_said(shell: Any, proxy: Between) -> None:
+    shell.url = proxy.url
+    body = b"{}"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 2\r\n\r\n"
+    proxy.faults.append(Fault(like="GET /jobs/job_1/report", what="instead", answer=head + body))
+    done = shell("report", "job_1", "--format", "html")
+    assert done.exit_code == 1
+    assert "has no report as text/html" in done.stderr
+    assert "--format json" in done.stderr
+    assert "accept: text/html" in proxy.heads[0].lower()
+
+
+def test_what_was_cut_goes_on_with_the_next_command(
+    shell: Any, proxy: Between, parts_proxy: Between, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (files / "net.pt2").write_bytes(zip_bytes(9 * 2**20))
+    shell.url = proxy.url
+    parts_proxy.faults.append(Fault(like="PUT .*", what="instead", answer=BUSY, times=99))
+    proxy.faults.append(Fault(like="GET /uploads/", what="instead", answer=BUSY, times=99))
+    small = {**(Client.upload.__kwdefaults__ or {}), "parts_from": 2**20, "part_size": 5 * 2**20}
+    monkeypatch.setattr(Client.upload, "__kwdefaults__", small)
+    assert shell("--retry-seconds", "0", *SUBMIT).exit_code == 1
+    begun = proxy.count("POST /uploads$")
+    proxy.faults.clear()
+    parts_proxy.faults.clear()
+    done = shell(*SUBMIT)
+    assert done.exit_code == 0, done.stderr
+    assert proxy.count("POST /uploads$") == begun == 1, "the second command goes on with the upload of the first"
+    assert not list((files / "cache" / "pruning-service" / "uploads").iterdir()), "and then it is forgotten"
+
+
+def test_nobody_there_is_said_while_it_is_tried_again(prune: Any) -> None:
+    done = prune("--retry-seconds", "0.3", "jobs")
+    assert done.exit_code == 1
+    assert "trying again in" in done.stderr
+    assert "No answer from the service" in done.stderr
+
+
+def test_a_key_that_is_missing_is_said(shell: Any, proxy: Between) -> None:
+    shell.url = proxy.url
+    document = json.dumps(
+        {"type": "urn:pruning-service:problem:unauthenticated", "title": "No valid key", "detail": "Send a key."}
+    ).encode()
+    head = (
+        b"HTTP/1.1 401 No\r\nContent-Type: application/problem+json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    )
+    proxy.faults.append(Fault(like="GET /jobs", what="instead", answer=head % len(document) + document))
+    done = shell("jobs")
+    assert (done.exit_code, "No valid key: Send a key." in done.stderr) == (1, True)
+
+
+def test_interrupted_while_waiting_it_says_how_to_go_on(shell: Any, client_api: Api, files: Path) -> None:
+    command = [sys.executable, "-m", "cli", *SUBMIT, "--wait"]
+    variables = environment(files, client_api.url)
+    waiting = subprocess.Popen(
+        command, cwd=files, env=variables, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert waiting.stderr is not None
+    said = ""
+    deadline = time.monotonic() + 60
+    while "queued  0%" not in said:
+        assert time.monotonic() < deadline, said
+        said += waiting.stderr.readline()
+    waiting.send_signal(signal.SIGINT)
+    out, rest = waiting.communicate(timeout=20)
+    assert waiting.returncode == 130
+    assert out == ""
+    job = said.split("queued  0%")[0].split()[-1]
+    assert f"prune wait {job}" in rest
+    assert f"prune cancel {job}" in rest
+    assert "Traceback" not in rest
+    assert shell("cancel", job).exit_code == 0

@@ -1,0 +1,67 @@
+"""How the command starts: what it imports, what a shell completes, what it needs."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+from tests.cli.shell import ROOT, environment, put_on_path
+
+
+def test_it_starts_without_what_only_some_commands_need() -> None:
+    code = (
+        "import sys, cli.main; "
+        "heavy = {'torch', 'numpy', 'fastapi', 'uvicorn', 'boto3', 'celery', 'redis', 'jobs', 'api', 'worker'}; "
+        "sys.exit(', '.join(heavy & set(sys.modules)) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_entry_point_is_there() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    module, _, name = project["scripts"]["prune"].partition(":")
+    assert callable(getattr(import_module(module), name))
+
+
+def test_bash_completes_a_command(tmp_path: Path) -> None:
+    variables = put_on_path(environment(tmp_path), tmp_path / "bin")
+    script = """
+    set -e
+    eval "$(_PRUNE_COMPLETE=source_bash prune)"
+    complete -p prune
+    for TYPED in ca jo; do
+      COMP_WORDS=(prune $TYPED) COMP_CWORD=1
+      _prune_completion prune
+      echo "${COMPREPLY[@]}"
+    done
+    """
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60, check=False
+    )
+    registered, *offered = done.stdout.splitlines()
+    assert "_prune_completion prune" in registered, done.stderr
+    assert [set(words.split()) for words in offered] == [{"cancel"}, {"job", "jobs"}], done.stderr
+
+
+def test_up_and_the_operators_commands_are_the_ones_there_were(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        command = ["up", "--port", str(taken.getsockname()[1]), "--data", str(tmp_path / "data")]
+        done = _run(tmp_path, *command)
+    assert done.returncode == 1
+    assert "is taken" in done.stderr
+    done = _run(tmp_path, "keys", "--help")
+    assert (done.returncode, "rotate" in done.stdout) == (0, True)
+
+
+def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cli", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=60, check=False
+    )
