@@ -22,6 +22,9 @@ from api import (
     keys,
     metrics,
     openapi,
+    pages_jobs,
+    pages_new,
+    pages_sign_in,
     parts,
     plans,
     problems,
@@ -103,6 +106,8 @@ def create_app(settings: Settings | None = None, api_settings: ApiSettings | Non
         *(keys.router, quotas.router, audit.router),
         parts.router,
         *(algorithms.router, health.router, metrics.router, openapi.router),
+        # The last has what answers for every other path below /ui.
+        *(pages_sign_in.router, pages_new.router, pages_jobs.router),
     )
     for router in routers:
         app.include_router(router)

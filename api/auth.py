@@ -1,21 +1,25 @@
-"""Who calls, and what they may do: API keys in ``Authorization: Bearer``, and nowhere else.
+"""Who calls, and what they may do: API keys in ``Authorization: Bearer``, or for browsers in one cookie.
 
-Not in the URL (URLs are logged), and in no second header: one place to look, one that proxies know to keep out of logs.
+Not in the URL (URLs are logged), and in no header of our own: those are places that proxies know to keep out of logs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Never, TypeVar
+from urllib.parse import quote
 
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api import cookies
 from api.errors import InsufficientScope, RateLimited, Unauthenticated
 from api.problems import problem_response
 from api.rates import Rate, Rates, peer_name
@@ -31,7 +35,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 #: What anybody may call: it says nothing about anybody's items.
-OPEN = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz"})
+OPEN = frozenset(
+    {
+        *("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/ui/sign-in"),
+        *(f"/ui/static/{name}" for name in ("report.css", "pages.css", "pages.js")),
+    }
+)
+SIGN_IN = "/ui/sign-in"
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 #: In ``openapi_extra`` of a route: the scope it needs, where the method does not say it.
 SCOPE = "x-scope"
@@ -61,7 +71,7 @@ class Authenticate:
         self.app = app
         self.settings = settings
         self._calls = Rate(per_second=settings.rate_per_second, burst=settings.rate_burst)
-        self._failures = Rate(per_second=settings.failures_per_minute / 60, burst=settings.failures_burst)
+        self._failures = failures(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through as somebody, or answer 401; without keys everybody is the default tenant."""
@@ -85,6 +95,10 @@ class Authenticate:
                     retry_after=verdict.retry_after,
                 )
         except PruningError as error:
+            if isinstance(error, Unauthenticated) and scope["path"].split("/")[1:2] == ["ui"]:
+                there = RedirectResponse(f"{SIGN_IN}?next={quote(scope['path'], safe='/')}", 303)
+                await there(scope, receive, send)
+                return
             await problem_response(error)(scope, receive, send)
             return
         state["caller"] = Caller(tenant=key.tenant, scope=key.scope, key=key.id)
@@ -96,28 +110,55 @@ class Authenticate:
         A key that was good a moment ago comes in whatever its neighbours behind the same address do; anything else
         is looked at only while that address has not failed too often.
         """
-        headers, peer = Headers(scope=scope), f"peer:{peer_name((scope.get('client') or [None])[0])}"
+        headers = Headers(scope=scope)
         given = headers.getlist("authorization")
-        if len(given) == 1 and (key := keys.remembered(bearer_in(given[0]))) is not None:
-            return bearer_in(given[0]), key
-        verdict = await rates.take(peer, self._failures, cost=0)
-        if not verdict.allowed:
-            raise RateLimited(
-                "Too many calls without a valid key came from your address.", retry_after=verdict.retry_after
-            )
-        try:
-            token = bearer(headers)
-            key = await run_in_threadpool(keys.check, token)
-            if key is None:
-                raise Unauthenticated(
-                    "This key opens nothing: it is unknown, expired or revoked.",
-                    expected="a valid key",
-                    advice="Make a new one, or ask whoever administers this service.",
-                )
-        except Unauthenticated:
-            await rates.take(peer, self._failures)
-            raise
-        return token, key
+        token = bearer_in(given[0]) if len(given) == 1 else ""
+        if not given and (token := cookies.token_in(headers)) and not is_reading(scope["method"]):
+            cookies.check_origin(headers)
+        if token and (key := keys.remembered(token)) is not None:
+            return token, key
+        async with counted(scope, rates, self._failures):
+            token = token or bearer(headers)
+            return token, await opened(keys, token)
+
+
+def failures(settings: ApiSettings) -> Rate:
+    """Return how often one address may call without a valid key."""
+    return Rate(per_second=settings.failures_per_minute / 60, burst=settings.failures_burst)
+
+
+@asynccontextmanager
+async def counted(scope: Scope, rates: Rates, limit: Rate) -> AsyncIterator[None]:
+    """Count each `Unauthenticated` of the block against the caller's address.
+
+    Raises:
+        RateLimited: There were too many before; the block is not entered.
+    """
+    peer = f"peer:{peer_name((scope.get('client') or [None])[0])}"
+    verdict = await rates.take(peer, limit, cost=0)
+    if not verdict.allowed:
+        raise RateLimited("Too many calls without a valid key came from your address.", retry_after=verdict.retry_after)
+    try:
+        yield
+    except Unauthenticated:
+        await rates.take(peer, limit)
+        raise
+
+
+async def opened(keys: Keys, token: str) -> Key:
+    """Return the key that a token opens.
+
+    Raises:
+        Unauthenticated: It opens none.
+    """
+    key = await run_in_threadpool(keys.check, token)
+    if key is None:
+        raise Unauthenticated(
+            "This key opens nothing: it is unknown, expired or revoked.",
+            expected="a valid key",
+            advice="Make a new one, or ask whoever administers this service.",
+        )
+    return key
 
 
 def _with(send: Send, headers: dict[str, str]) -> Send:

@@ -93,7 +93,7 @@ def listed(
     ] = None,
 ) -> Page[Job]:
     """Return a page of jobs."""
-    views, following = service.list_jobs(cursor, limit, state=state, label=_pair(label))
+    views, following = service.list_jobs(cursor, limit, state=state, label=pair(label))
     return page_of([job_of(view) for view in views], following)
 
 
@@ -163,7 +163,12 @@ def known_job(id: str, view: JobView | None) -> JobView:
     return view
 
 
-def _pair(label: str | None) -> tuple[str, str] | None:
+def pair(label: str | None) -> tuple[str, str] | None:
+    """Return the label that `?label=` looks for.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
     if label is None:
         return None
     name, separator, value = label.partition("=")

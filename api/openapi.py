@@ -9,13 +9,14 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from api.auth import OPEN, SCOPE, scope_of
 from api.docs_page import page
 from api.documents import Job, JobRequest, Upload
 from api.errors import InsufficientScope, RateLimited, Unauthenticated
 from api.keys import KeyRequest
+from api.negotiation import names
 from api.parts import CompleteRequest, Parts, PartsRequest, PartUrls, UrlsRequest
 from api.plans import PlanRequest
 from api.problems import MEDIA_TYPE, SCHEMA, responses
@@ -73,10 +74,14 @@ def docs(request: Request) -> HTMLResponse:
     return HTMLResponse(page(request.app.openapi()), headers={"Content-Security-Policy": policy})
 
 
-@router.get("/", response_class=HTMLResponse)
-def root(request: Request) -> HTMLResponse:
-    """Show the same at the root: what a browser opens first."""
-    return docs(request)
+@router.get("/", response_class=Response)
+def root(request: Request) -> Response:
+    """Send a browser to the pages; who does not ask for HTML gets what is shown at /docs."""
+    if names(request.headers.get("accept"), "text/html"):
+        return RedirectResponse("/ui", 303, headers={"Vary": "Accept"})
+    shown = docs(request)
+    shown.headers["Vary"] = "Accept"
+    return shown
 
 
 def _complete(document: dict[str, Any]) -> dict[str, Any]:
