@@ -1,7 +1,7 @@
 """Tell a file's format from its first bytes, without opening it.
 
 The formats that are read at all: a zip archive (``.pt2``, ``.npz``, safetensors with its config, class folders) and
-safetensors; for data also Parquet and tar. Whether the inside is sound is found by the inspection in the worker.
+safetensors; ONNX for models; Parquet and tar for data. Whether the inside is sound is found by the worker's inspection.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Any, Literal
 from jobs.errors import UnsupportedMedia
 from jobs.ids import UploadKind
 
-Format = Literal["zip", "safetensors", "parquet", "tar"]
+_ONNX = "an ONNX model"
+
+Format = Literal["zip", "safetensors", "parquet", "tar", "onnx"]
 
 #: Bytes that are looked at. The magic number of tar lies deepest, at 257.
 SNIFFED_BYTES = 512
@@ -20,8 +22,8 @@ _MAX_SAFETENSORS_HEADER = 100_000_000
 
 _EXPECTED: dict[UploadKind, str] = {
     "model": (
-        "a .pt2 file of torch.export.save, a .pth file of torch.save(model.state_dict()), a .safetensors file, or a "
-        "zip of model.safetensors and config.json"
+        "a .pt2 file of torch.export.save, an .onnx file, a .pth file of torch.save(model.state_dict()), a .safetensors "
+        "file, or a zip of model.safetensors and config.json"
     ),
     "dataset": (
         "an .npz file (numpy.savez), a .safetensors file, a Parquet file of pictures or numbers, or a zip or tar of "
@@ -83,6 +85,8 @@ def sniff(kind: UploadKind, head: bytes) -> Format:
         return "tar"
     if _is_safetensors(head):
         return "safetensors"
+    if kind == "model" and _guess(head) == _ONNX:
+        return "onnx"
     guess = _guess(head)
     raise UnsupportedMedia(
         f"The first bytes are not those of a {kind} this service reads"
@@ -111,8 +115,8 @@ def _guess(head: bytes) -> str | None:
     if head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:
         return "a Python pickle (which is never opened here)"
     # ONNX is a protobuf: field 1 (ir_version, a small number), then field 2 (producer_name) or 8 (opset_import).
-    if head[:1] == b"\x08" and head[1:2] <= b"\x20" and head[2:3] in {b"\x12", b"\x42", b"\x3a"}:
-        return "an ONNX model"
+    if head[:1] == b"\x08" and head[1:2] <= b"\x20" and head[2:3] in {b"\x12", b"\x1a", b"\x22", b"\x42", b"\x3a"}:
+        return _ONNX
     if head[:1] in {b"{", b"["}:
         return "JSON text"
     if len(head) >= 16 and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):

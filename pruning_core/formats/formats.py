@@ -7,6 +7,9 @@ from pathlib import Path
 from pruning_core.errors import ModelError
 from pruning_core.formats.archive import MAGIC, Archive
 from pruning_core.formats.document import too_deep
+from pruning_core.formats.onnx_read import read_onnx
+from pruning_core.formats.onnx_wire import looks_like_onnx
+from pruning_core.formats.onnx_write import write_onnx
 from pruning_core.formats.pt2 import read_pt2
 from pruning_core.formats.pt2_write import write_pt2
 from pruning_core.formats.pth import read_pth, write_pth
@@ -25,6 +28,7 @@ from pruning_core.formats.torch_file import is_torch_file
 from pruning_core.network.network import Network
 
 _READERS = {
+    "onnx": read_onnx,
     "pt2": read_pt2,
     "pth": read_pth,
     "safetensors": read_safetensors,
@@ -32,6 +36,7 @@ _READERS = {
     "safetensors-folder": read_folder,
 }
 _WRITERS = {
+    "onnx": write_onnx,
     "pt2": write_pt2,
     "pth": write_pth,
     "safetensors": write_safetensors,
@@ -44,7 +49,8 @@ def model_format(path: str | Path) -> str:
     """Return the format of a model, judged by its first bytes and the names of its members, never by its file name.
 
     Returns:
-        ``"pt2"``, ``"pth"``, ``"safetensors"``, ``"safetensors-zip"``, or ``"safetensors-folder"`` for a directory.
+        ``"pt2"``, ``"onnx"``, ``"pth"``, ``"safetensors"``, ``"safetensors-zip"``, or ``"safetensors-folder"`` for a
+        directory.
 
     Raises:
         ModelError: It is none of them.
@@ -61,6 +67,8 @@ def model_format(path: str | Path) -> str:
         return "pth" if is_torch_file(archive) else "pt2"
     if looks_like_safetensors(head, path.stat().st_size):
         return "safetensors"
+    if looks_like_onnx(head):
+        return "onnx"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         raise ModelError(
             "This is a Python pickle, which is never opened here (torch.save wrote such files before PyTorch 1.6).",
@@ -70,7 +78,7 @@ def model_format(path: str | Path) -> str:
         )
     raise ModelError(
         "This is not a model file that is known.",
-        expected="a .pt2 archive (torch.export.save), or safetensors with a config",
+        expected="a .pt2 archive (torch.export.save), an ONNX file, or safetensors with a config",
         received=f"a file that begins with {head[:8].hex(' ')}" if head else "an empty file",
         advice="Export with torch.export.save(torch.export.export(model.eval(), ...), 'model.pt2').",
     )
@@ -80,7 +88,7 @@ def read_model(path: str | Path) -> Network:
     """Return the network in a model file. Nothing in the file is executed; weights are read lazily.
 
     Args:
-        path: A ``.pt2`` archive; a ``.pth`` state dict or a ``.safetensors`` file of a built-in architecture; a zip
+        path: A ``.pt2`` archive; an ONNX file; a ``.pth`` state dict or a ``.safetensors`` file of a built-in architecture; a zip
             archive of ``model.safetensors`` and ``config.json``, or a directory that holds these two.
 
     Raises:

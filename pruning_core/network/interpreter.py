@@ -121,6 +121,17 @@ def _device_type(arguments: Mapping[str, Any]) -> str:
     return "cpu"
 
 
+def execute(node: Node, environment: dict[str, Any], device: torch.device) -> None:
+    """Run one node that is in no graph yet, and add what it defines; as `Interpreter.advance` does.
+
+    Raises:
+        NodeFailed: The operation does not accept what it gets.
+        UnsupportedModel: It asks for a huge tensor.
+    """
+    call = _prepare(node)
+    bind(node, node.outputs, _perform(call, resolve(call, environment, device)), environment)
+
+
 def _prepare(node: Node) -> Call:
     if node.op in SCALAR_OPS:
         return Call(node, SCALAR_OPS[node.op], tuple(node.arguments), ())

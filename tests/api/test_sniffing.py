@@ -27,6 +27,13 @@ def test_the_formats_that_are_read_are_known(kind: UploadKind) -> None:
     assert sniff(kind, safetensors_bytes()) == "safetensors"
 
 
+def test_a_model_may_be_onnx() -> None:
+    head = b"\x08\x08\x12\x07pytorch\x1a\x05" + bytes(8)
+    assert sniff("model", head) == "onnx"
+    with pytest.raises(UnsupportedMedia, match="ONNX"):
+        sniff("dataset", head)
+
+
 def test_data_may_be_parquet_or_tar() -> None:
     assert sniff("dataset", b"PAR1" + bytes(10)) == "parquet"
     assert sniff("dataset", tar_bytes()[:SNIFFED_BYTES]) == "tar"
@@ -37,7 +44,6 @@ def test_data_may_be_parquet_or_tar() -> None:
     [
         (pickle.dumps({"weight": 1}), "pickle"),
         (b"\x89HDF\r\n\x1a\n" + bytes(8), "HDF5"),
-        (b"\x08\x08\x12\x07pytorch", "ONNX"),
         (b"\x1f\x8b\x08\x00" + bytes(8), "gzip"),
         (b"\x89PNG\r\n\x1a\n" + bytes(8), "PNG"),
         (b"\x93NUMPY\x01\x00v\x00", ".npy"),
