@@ -22,8 +22,8 @@ _MAX_SAFETENSORS_HEADER = 100_000_000
 
 _EXPECTED: dict[UploadKind, str] = {
     "model": (
-        "a .pt2 file of torch.export.save, an .onnx file, a .pth file of torch.save(model.state_dict()), a .safetensors "
-        "file, or a zip of model.safetensors and config.json"
+        "a .pt2 file of torch.export.save, an .onnx file, a .pth file of torch.save(model.state_dict()), "
+        "a .safetensors file, or a zip of model.safetensors and config.json"
     ),
     "dataset": (
         "an .npz file (numpy.savez), a .safetensors file, a Parquet file of pictures or numbers, or a zip or tar of "

@@ -88,8 +88,9 @@ def read_model(path: str | Path) -> Network:
     """Return the network in a model file. Nothing in the file is executed; weights are read lazily.
 
     Args:
-        path: A ``.pt2`` archive; an ONNX file; a ``.pth`` state dict or a ``.safetensors`` file of a built-in architecture; a zip
-            archive of ``model.safetensors`` and ``config.json``, or a directory that holds these two.
+        path: A ``.pt2`` archive; an ONNX file; a ``.pth`` state dict or a ``.safetensors`` file of a built-in
+            architecture; a zip archive of ``model.safetensors`` and ``config.json``, or a directory that holds the
+            two.
 
     Raises:
         ModelError: The file is broken, hostile or not a model.
