@@ -131,7 +131,7 @@ def _hint(schema: Schema, required: bool) -> str:
         bounds.append(f"< {under}" if under is not None else f"≤ {most}" if most is not None else "")
         kind = {"integer": "a whole number", "number": "a number", "array": "a list: a, b, c"}.get(form.get("type", ""))
         if kind:
-            said.append(" ".join([kind, *filter(None, bounds)]))
+            said.append(", ".join([kind, *filter(None, bounds)]))
         elif not _choices(schema) and ("const" in form or form.get("type") == "null"):
             said.append(_text(form.get("const")))
     if required:

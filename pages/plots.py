@@ -12,6 +12,8 @@ from pages.svg import Drawing, Scale, spanning
 from pruning_core.report import Histogram, LayerReport, PruningReport, Quality, StageReport
 
 _LEFT, _RIGHT, _TOP = 64, 620, 34
+#: Marks of one sparsity stand a little apart, so that each one's bar can be seen.
+_ASIDE = {"plain": -8, "tried": 8}
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def frontier_points(report: PruningReport) -> list[Point]:
     points += [Point(f"pruned ({data} data)", v.sparsity, v.pruned, "circle", "pruned") for v in report.levels]
     points += [Point(f"magnitude ({data} data)", v.sparsity, v.magnitude, "square", "plain") for v in report.levels]
     points += [
-        Point("handed out (held-out data)" if tried.kept else "tried (held-out data)",
+        Point("tried and kept (held-out data)" if tried.kept else "tried (held-out data)",
               *(tried.sparsity, tried.quality, "diamond", "tried"))
         for tried in report.frontier
     ]  # fmt: skip
@@ -102,15 +104,16 @@ def frontier(report: PruningReport, name: str) -> Markup:
         here = sorted((p.sparsity, v, p) for p, v in known if p.kind == series) if series != "dense" else []
         if series == "dense" and known and known[0][0].kind == "dense":
             drawing.line(_LEFT, y(known[0][1]), _RIGHT, y(known[0][1]), "dense")
-        drawing.path([(x(s), y(v)) for s, v, _ in here], f"curve {series}")
-    for point, value in known:
-        interval = measure.interval(point.quality)
+        drawing.path([(x(s) + _ASIDE.get(series, 0), y(v)) for s, v, _ in here], f"curve {series}")
+    # What was handed out is drawn last, over the rest.
+    for point, value in sorted(known, key=lambda one: ("tried", "plain", "dense", "pruned").index(one[0].kind)):
+        interval, at = measure.interval(point.quality), x(point.sparsity) + _ASIDE.get(point.kind, 0)
         if interval is not None:
-            a, b, at = y(interval.low), y(interval.high), x(point.sparsity)
+            a, b = y(interval.low), y(interval.high)
             drawing.line(at, a, at, b, f"bar {point.kind}")
             drawing.line(at - 4, a, at + 4, a, f"bar {point.kind}")
             drawing.line(at - 4, b, at + 4, b, f"bar {point.kind}")
-        drawing.dot(x(point.sparsity), y(value), point.shape, point.kind)
+        drawing.dot(at, y(value), point.shape, point.kind)
     return drawing.svg()
 
 
