@@ -2,6 +2,7 @@
 
 TARGETS = (
     "pt2",
+    "onnx",
     "operations",
     "npz",
     "builtin",

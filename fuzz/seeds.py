@@ -20,6 +20,7 @@ from pyarrow import parquet
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from tests.formats import onnx_models as made
 from tests.formats import surgery, zoo
 
 
@@ -244,3 +245,22 @@ def pictures() -> tuple[bytes, ...]:
     parquet.write_table(pa.table({"image": rows, "label": [0, 1, 0]}), hugging_face)
     parquet.write_table(pa.table({"x": [[[1.0, 2.0]], [[3.0, 4.0]]], "label": [0, 1]}), numbers)
     return tuple(out.getvalue() for out in (zipped, tarred, hugging_face, numbers))
+
+
+@cache
+def onnx_models() -> tuple[bytes, ...]:
+    """Small ONNX files: layers, and arithmetic on shapes."""
+    node, arrays = made.node, {"w": made.floats(4, 3), "b": made.floats(3), "k": made.floats(2, 1, 3, 3)}
+    layers = [node("MatMul", ["x", "w"], ["a"]), node("Add", ["a", "b"], ["h"]), node("Relu", ["h"], ["y"])]
+    shapes = [
+        node("Conv", ["x", "k"], ["c"], auto_pad="SAME_UPPER", strides=[2, 2]),
+        node("Shape", ["c"], ["s"]),
+        node("Gather", ["s", "i"], ["n"]),
+        node("Concat", ["n", "m"], ["t"], axis=0),
+        node("Reshape", ["c", "t"], ["y"]),
+    ]
+    places = {"k": arrays["k"], "i": made.ints(0), "m": made.ints(-1)}
+    return (
+        made.model(layers, {"x": (1, ["n", 4])}, {name: arrays[name] for name in ("w", "b")}),
+        made.model(shapes, {"x": (1, ["n", 1, 4, 4])}, places),
+    )

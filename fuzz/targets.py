@@ -240,6 +240,7 @@ def _datasets() -> tuple[bytes, ...]:
 
 TARGETS: dict[str, Target] = {
     "pt2": Target(run=pt2, seeds=seeds.pt2, mutate=_zip_model),
+    "onnx": Target(run=pt2, seeds=seeds.onnx_models, most=1 << 14),
     "operations": Target(run=operated, seeds=lambda: tuple(bytes([i]) * 24 for i in range(0, 256, 5)), most=96),
     "archive": Target(
         run=archive, seeds=lambda: (*seeds.pt2()[:1], *seeds.npz()[::2]), mutate=_zip_model, most=1 << 15

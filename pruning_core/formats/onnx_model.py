@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -66,6 +66,9 @@ def opset_of(model: Any) -> int:
 def check(model: Any, known: Collection[str]) -> None:
     """Refuse what is too much, and every operator that is not known, by name."""
     graph = model.graph
+    values = (*graph.input, *graph.output, *graph.initializer)
+    if not all(isinstance(text, str) for text in (*(value.name for value in values), *_texts(graph.node))):
+        raise ModelError("A name in the graph is no UTF-8.", expected="names in UTF-8")  # protobuf hands out bytes then
     if len(graph.node) > MAX_OPERATIONS or sum(len(n.input) + len(n.output) for n in graph.node) > MAX_VALUES:
         raise ModelError(
             "The graph has too many nodes.", expected=f"at most {MAX_OPERATIONS}", received=len(graph.node)
@@ -91,6 +94,12 @@ def check(model: Any, known: Collection[str]) -> None:
             received=sorted(name[:100] for name in unknown)[:20],
             advice=_EXPORT_ADVICE,
         )
+
+
+def _texts(nodes: Iterable[Any]) -> Iterator[object]:
+    for node in nodes:
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+        yield from (item.name for item in node.attribute)
 
 
 def operation_of(node: Any, opset: int) -> Operation:

@@ -183,6 +183,15 @@ def outcome(path: Path) -> str:
     return "read"
 
 
+@pytest.mark.parametrize("name", [b"MatMul", b"Relu", b"x", b"a", b"h", b"w"])
+def test_names_that_are_no_text(tmp_path: Path, name: bytes) -> None:
+    for prefix in (b"\x22", b"\x0a", b"\x12", b"\x42"):  # op_type, input, output; of an initialiser the name
+        field = prefix + bytes([len(name)])
+        refused_or_same = sound().replace(field + name, field + b"\xff" * len(name))
+        if refused_or_same != sound():
+            refused(tmp_path / "m", refused_or_same, "UTF-8")
+
+
 def test_flags_that_are_no_flags(tmp_path: Path) -> None:
     nodes = [node("Where", ["flags", "x", "b"], ["y"])]
     data = model(nodes, INPUT, {"flags": np.array([True, False, True, True]), "b": np.float32(0)})
