@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn, ParamSpec
 import typer
 from pydantic import BaseModel
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from client import Client, ClientError, Problem, Retry
 
@@ -69,7 +69,10 @@ def table(*columns: str, rows: list[tuple[object, ...]]) -> None:
         for row in [columns, *rows]:
             sys.stdout.write("\t".join("" if cell is None else str(cell) for cell in row) + "\n")
         return
-    drawn = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    # What is named first, such as an id, is there to be copied: it is never cut short.
+    widest = max((len(str(row[0])) for row in rows), default=1)
+    named = Column(columns[0], no_wrap=True, min_width=widest)
+    drawn = Table(named, *columns[1:], box=None, pad_edge=False, header_style="bold")
     for row in rows:
         drawn.add_row(*("" if cell is None else str(cell) for cell in row))
     out().print(drawn, markup=False)
@@ -132,3 +135,8 @@ def on_interrupt(advice: Callable[[], str]) -> Iterator[None]:
 def usage(message: str) -> typer.BadParameter:
     """Return an error of the command line: exit code 2."""
     return typer.BadParameter(message)
+
+
+def missing(what: str, extra: str, error: ImportError) -> ClientError:
+    """Return the error of a command that needs more than the client."""
+    return ClientError(f"this command needs {what} on this machine: pip install 'pruning-service[{extra}]' ({error})")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import recipes
-from cli.console import AsJson, command, say, show, usage
+from cli.console import AsJson, command, missing, say, show
 from cli.progress import watch
 from cli.recipes import (
     AccuracyOption,
@@ -110,14 +110,14 @@ def _prune(folder: Path, recipe: dict[str, Any], device: str, name: str) -> dict
     try:
         from worker.environment import process_environment
     except ImportError as error:
-        raise usage(f"this needs the core as well: pip install 'pruning-service[core]' ({error})") from None
+        raise missing("the core", "core,data", error) from None
     # As for the service's own processes, and before torch is imported: the last bits depend on it.
     os.environ.update({name: value for name, value in process_environment().items() if name != "PYTHONPATH"})
     try:
         from pruning_core.errors import PruningError
         from worker import work
     except ImportError as error:
-        raise usage(f"this needs the core as well: pip install 'pruning-service[core]' ({error})") from None
+        raise missing("the core", "core,data", error) from None
 
     began = time.monotonic()
     with watch(name) as shown:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli.console import command, usage
+from cli.console import command, missing
 
 
 @command
@@ -21,26 +21,24 @@ def up(
 ) -> None:
     """Run the whole service on this machine, until Ctrl-C."""
     given = [*(() if port is None else ("--port", str(port))), *(() if data is None else ("--data", str(data)))]
-    raise typer.Exit(_main("cli.up")(given))
+    raise typer.Exit(_run("cli.up", given))
 
 
 @command
 def keys(context: typer.Context) -> None:
     """Make, list, rotate and revoke API keys, on the bucket of the environment (`prune keys --help`)."""
-    raise typer.Exit(_main("cli.keys")(context.args))
+    raise typer.Exit(_run("cli.keys", context.args))
 
 
 @command
 def quotas(context: typer.Context) -> None:
     """Show or set the limits of a tenant, on the bucket of the environment (`prune quotas --help`)."""
-    raise typer.Exit(_main("cli.quotas")(context.args))
+    raise typer.Exit(_run("cli.quotas", context.args))
 
 
-def _main(module: str) -> Callable[[Sequence[str]], int]:
+def _run(module: str, arguments: Sequence[str]) -> int:
     try:
-        found: Callable[[Sequence[str]], int] = import_module(module).main
+        main: Callable[[Sequence[str]], int] = import_module(module).main
+        return main(arguments)
     except ImportError as error:
-        raise usage(
-            f"this needs the service as well: pip install 'pruning-service[api,worker,embedded]' ({error})"
-        ) from None
-    return found
+        raise missing("the service", "api,worker,embedded", error) from None

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli.console import FAILED, AsJson, command, out, say, service, show, usage
+from cli.console import FAILED, AsJson, command, missing, out, say, service, show, usage
 from cli.looking import JobArgument
 from cli.progress import Told, transfer
 from client import Client, NotOffered, Problem
@@ -69,7 +69,7 @@ def _expanded(client: Client, id: str, output: Path, sparsity: float | None, tol
         from pruning_core.compact import expand
         from pruning_core.errors import PruningError
     except ImportError as error:
-        raise usage(f"--compact needs the extra: pip install 'pruning-service[compact]' ({error})") from None
+        raise missing("the compact form", "compact", error) from None
 
     small = client.download(id, "compact", output.with_name(f".{output.name}.compact"), sparsity=sparsity, got=told)
     aside = output.with_name(f".{output.name}.part")
@@ -123,7 +123,7 @@ def verify(
     try:
         from pruning_core import verify as core
     except ImportError as error:
-        raise usage(f"this needs the core as well: pip install 'pruning-service[core]' ({error})") from None
+        raise missing("the core", "core", error) from None
 
     checks = core.verify(model, report, masks=masks, dense=dense)
     failed = sum(not check.holds for check in checks)

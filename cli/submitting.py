@@ -219,13 +219,15 @@ def say_problem(job: Job) -> None:
 
 def summary(levels: list[dict[str, Any]]) -> None:
     """Show what came out, level by level."""
-    rows: list[tuple[object, ...]] = []
-    for level in levels:
-        quality = [f"{name} {value:.4f}" for name, value in _numbers(level.get("quality")) if name != "samples"]
-        baseline = [f"{name} {value:.4f}" for name, value in _numbers(level.get("magnitude")) if name != "samples"]
-        rows.append((f"{level['sparsity']:.4g}", ", ".join(quality), ", ".join(baseline), level.get("size_bytes")))
+    rows: list[tuple[object, ...]] = [
+        (f"{level['sparsity']:.4g}", _quality(level, "quality"), _quality(level, "magnitude"), level.get("size_bytes"))
+        for level in levels
+    ]
     table("SPARSITY", "QUALITY", "BY MAGNITUDE", "BYTES", rows=rows)
 
 
-def _numbers(quality: Any) -> list[tuple[str, float]]:
-    return [(name, float(value)) for name, value in (quality or {}).items() if isinstance(value, int | float)]
+def _quality(level: dict[str, Any], which: str) -> str:
+    """Return the one or two figures that say most; the report has all."""
+    found = level.get(which) or {}
+    named = [(name, found[name]) for name in ("accuracy", "agreement", "loss", "output_error") if name in found]
+    return ", ".join(f"{name} {value:.4f}" for name, value in named[:2])

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """A client of one service; close it, or use it in an ``async with`` block. For asyncio and trio.
+    """A client of one service; close it, or use it in an ``async with`` block.
 
     Args:
         url: Of the service; default: ``PRUNING_URL``, else ``http://127.0.0.1:8000``.

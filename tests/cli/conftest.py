@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from tests.client.conftest import before_s3, client_api, files, parts_proxy, proxy
+from tests.client.conftest import before_s3, client_api, files, parts_proxy, proxy, token
 
-__all__ = ["before_s3", "client_api", "files", "parts_proxy", "proxy"]
+__all__ = ["before_s3", "client_api", "files", "parts_proxy", "proxy", "token"]
 
 
 class Shell:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import subprocess
 import sys
 import tomllib
 from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 from tests.cli.shell import ROOT, environment, put_on_path
 
@@ -65,3 +68,15 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def test_in_a_terminal_an_id_is_never_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cli import console
+
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    console.table("JOB", "STATE", "NOTE", rows=[("job_01M80AVZEAQXWQKYEXXW3710HP", "succeeded", "many words " * 9)])
+    assert "job_01M80AVZEAQXWQKYEXXW3710HP" in terminal.getvalue()

@@ -22,7 +22,7 @@ class Fault:
     Args:
         like: A pattern for "METHOD /path".
         what: ``answer lost``: it gets through, the answer does not; ``cut sending``: after so many bytes of it;
-            ``cut answer``: after so many bytes of that; ``instead``: this answer, and it does not get through.
+            ``cut answer``: after so many bytes of its body; ``instead``: this answer, and it does not get through.
         after: How many bytes.
         answer: Head and body.
         times: How often.
@@ -108,14 +108,17 @@ class Between:
             await to_server.drain()
 
     async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fault: Fault | None) -> None:
-        passed = 0
+        passed, first = 0, True
         while data := await reader.read(2**16):
             if fault is not None and fault.what == "answer lost":
                 raise ConnectionError
-            if fault is not None and fault.what == "cut answer" and passed + len(data) > fault.after:
-                writer.write(data[: max(0, fault.after - passed)])
-                await writer.drain()
-                raise ConnectionError
+            if fault is not None and fault.what == "cut answer":
+                if first:  # the head comes in one piece
+                    passed, first = -(data.index(b"\r\n\r\n") + 4), False
+                if passed + len(data) > fault.after:
+                    writer.write(data[: max(0, fault.after - passed)])
+                    await writer.drain()
+                    raise ConnectionError
             passed += len(data)
             writer.write(data)
             await writer.drain()

@@ -9,11 +9,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
-import httpx
 import pytest
 
 from client import AsyncClient, Client, Retry
 from jobs.ids import new_ulid
+from jobs.keys import Keys
 from tests.api import live_api
 from tests.client.between import Between, between
 
@@ -33,11 +33,16 @@ def client_api(
     servers: dict[str, str], before_s3: Between, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[live_api.Api]:
     environment = {**servers, "PRUNING_S3_BUCKET": f"client-{new_ulid().lower()}"}
-    more = {"s3_public_endpoint": before_s3.url, "api_stream_beat_seconds": "0.3"}
-    with live_api.api(environment, tmp_path_factory.mktemp("client"), **more) as started:
-        with httpx.Client(base_url=started.url) as http:
-            live_api.wait_for(lambda: http.get("/models").status_code == 200, seconds=20, what="the bucket")
+    more = {"s3_public_endpoint": before_s3.url, "api_stream_beat_seconds": "0.3", "api_rate_burst": "100000"}
+    with live_api.api(environment, tmp_path_factory.mktemp("client"), api_keys="required", **more) as started:
+        started.service.bucket.ensure()
         yield started
+
+
+@pytest.fixture(scope="session")
+def token(client_api: live_api.Api) -> str:
+    """An API key: without one nothing is answered."""
+    return Keys(client_api.service.bucket, client_api.service.clock).create("default", "tests", "write", by="test")[1]
 
 
 @pytest.fixture
@@ -85,11 +90,11 @@ Make = Callable[..., Client]
 
 
 @pytest.fixture(params=["sync", "asyncio"])
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+def make(request: pytest.FixtureRequest, token: str) -> Iterator[Make]:
     """Makes a client: the one contract holds for both."""
     opened: list[Client] = []
 
-    def made(url: str, key: str | None = None, retry: Retry = QUICK) -> Any:
+    def made(url: str, key: str | None = token, retry: Retry = QUICK) -> Any:
         if request.param != "sync":
             return Waiting(request.param, url, key, retry=retry)
         opened.append(Client(url, key, retry=retry))

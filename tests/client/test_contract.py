@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -166,10 +167,10 @@ def test_a_refusal_carries_the_problem_document(make: Make, proxy: Between, file
     assert len(proxy.requests) == 1, "a refusal is not tried again"
 
 
-def test_lists_go_on_over_pages(make: Make, proxy: Between, client_api: Api, files: Path) -> None:
+def test_lists_go_on_over_pages(make: Make, proxy: Between, token: str, files: Path) -> None:
     client = make(proxy.url)
     ids = [client.upload("mask", _mask(files, number)).id for number in range(3)]
-    page = httpx.get(proxy.url + "/masks?limit=1").json()
+    page = httpx.get(proxy.url + "/masks?limit=1", headers={"Authorization": f"Bearer {token}"}).json()
     body = json.dumps(page).encode()
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
     proxy.faults.append(Fault(like="GET /masks", what="instead", answer=head % len(body) + body))
@@ -191,7 +192,7 @@ def test_a_job_is_followed_to_its_end_through_broken_streams(
     client = make(proxy.url)
     job = submitted(client, files)
     # The first stream breaks in the middle, the second ends the job.
-    proxy.faults.append(Fault(like="GET /jobs/.*/events", what="cut answer", after=400))
+    proxy.faults.append(Fault(like="GET /jobs/.*/events", what="cut answer", after=300))
     events: list[Any] = []
 
     def told(event: Any) -> None:
@@ -202,7 +203,9 @@ def test_a_job_is_followed_to_its_end_through_broken_streams(
     ended = client.wait_job(job, told=told)
     assert ended.state == "cancelled"
     assert [event.kind for event in events][-1] == "outcome"
-    assert [event.data["state"] for event in events if event.kind == "state"] == ["queued", "cancelled"]
+    # A stream that is taken up again may begin with the state that was told last.
+    states = [state for state, _ in groupby(event.data["state"] for event in events if event.kind == "state")]
+    assert states == ["queued", "cancelled"]
     assert proxy.count("GET /jobs/.*/events") >= 2
     assert any("last-event-id" in head.lower() for head in proxy.heads)
     with pytest.raises(Problem, match="cancelled"):
