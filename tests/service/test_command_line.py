@@ -17,6 +17,8 @@ import pytest
 from tests.cli.shell import environment, put_on_path
 
 ROOT = Path(__file__).resolve().parents[2]
+#: The first test waits for the page to run, and perhaps for the service to start.
+pytestmark = pytest.mark.timeout(240)
 
 
 def prune(url: str, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -55,7 +57,6 @@ def page(live: str, digits: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     return folder, done.stderr
 
 
-@pytest.mark.timeout(240)
 def test_submit_wait_and_save_is_one_command(live: str, page: tuple[Path, str]) -> None:
     folder, said = page
     with httpx.Client(base_url=live) as http:
