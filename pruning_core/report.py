@@ -126,6 +126,15 @@ class PruningReport(Record):
     versions: dict[str, str]
 
 
+class RuntimeReport(Record):
+    """One batch, dense and pruned, on another runtime."""
+
+    name: str
+    version: str
+    latency_ms: float
+    latency_ms_before: float
+
+
 class FileReport(Record):
     """The produced file, measured after it was written and read back."""
 
@@ -147,6 +156,9 @@ class FileReport(Record):
     latency_ms: float = Field(description="Median forward time of one batch, this runtime, this machine.")
     latency_ms_before: float
     batch: int
+    runtimes: tuple[RuntimeReport, ...] = Field(
+        default=(), description="Other runtimes that are installed and take the file as it is: onnxruntime for ONNX."
+    )
     speedup: str = Field(description="Plain words, e.g. 'No speed-up here: …'.")
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import statistics
-import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,10 +17,10 @@ from pruning_core.errors import PruningError
 from pruning_core.formats import model_format
 from pruning_core.macs import macs
 from pruning_core.network import Network
-from pruning_core.report import FileReport
+from pruning_core.report import FileReport, RuntimeReport
+from worker.runtimes import medians, onnx_runtime
 
 _BATCH = 64
-_REPEATS = 15
 _BUDGET_SECONDS = 4.0
 _CHUNK = 1 << 20
 
@@ -38,7 +37,7 @@ class Meter:
     """
 
     def __init__(self, path: Path, dense: Network, data: Dataset, device: torch.device, *, files: int = 1) -> None:
-        self._dense, self._device = dense.to(device), device
+        self._path, self._dense, self._device = path, dense.to(device), device
         self._size, self._compressed, _ = _sizes(path)
         self._batch = dense.batch or min(_BATCH, len(data))
         self._inputs = data.subset(torch.arange(self._batch) % len(data)).to(device).inputs
@@ -54,7 +53,9 @@ class Meter:
         """
         size, compressed, digest = _sizes(path)
         networks = (self._dense, pruned.to(self._device))
-        before, after = _latencies(networks, self._inputs, self._device, self._seconds)
+        eager = [partial(_run, network, self._inputs, self._device) for network in networks]
+        before, after = medians(eager[0], eager[1], self._seconds)
+        other = onnx_runtime(self._path, path, self._inputs, self._seconds) if model_format(path) == "onnx" else None
         arithmetic = [macs(network, self._inputs) for network in networks]
         packed = compact.stat().st_size
         return FileReport(
@@ -70,7 +71,8 @@ class Meter:
             latency_ms=after,
             latency_ms_before=before,
             batch=self._batch,
-            speedup=_sentence(self._batch, before, after, self._size, packed, self._device),
+            runtimes=() if other is None else (other,),
+            speedup=_sentence(self._batch, (before, after), other, (self._size, packed), self._device),
         )
 
 
@@ -103,23 +105,10 @@ def _sizes(path: Path) -> tuple[int, int, str]:
     return size, packed + len(packer.flush()), digest.hexdigest()
 
 
-def _latencies(
-    networks: tuple[Network, Network], inputs: Sequence[Tensor], device: torch.device, seconds: float
-) -> tuple[float, float]:
-    """Return the median milliseconds of one batch for each; they take turns, so that a busy machine slows both."""
-    times: tuple[list[float], list[float]] = ([], [])
+def _run(network: Network, inputs: Sequence[Tensor], device: torch.device) -> None:
     with torch.no_grad():
-        for network in networks:
-            network.run(inputs)  # the first run pays for caches
-        end = time.monotonic() + seconds
-        while not times[1] or (len(times[1]) < _REPEATS and time.monotonic() < end):
-            for network, taken in zip(networks, times, strict=True):
-                _synchronize(device)
-                start = time.perf_counter()
-                network.run(inputs)
-                _synchronize(device)
-                taken.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[0]), statistics.median(times[1])
+        network.run(inputs)
+    _synchronize(device)
 
 
 def _synchronize(device: torch.device) -> None:
@@ -127,10 +116,21 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _sentence(batch: int, before: float, after: float, size: int, packed: int, device: torch.device) -> str:
+def _sentence(
+    batch: int,
+    eager: tuple[float, float],
+    other: RuntimeReport | None,
+    sizes: tuple[int, int],
+    device: torch.device,
+) -> str:
+    (before, after), (size, packed) = eager, sizes
+    beside = ""
+    if other is not None:
+        ratio = other.latency_ms_before / other.latency_ms
+        beside = f"; {other.name}: {other.latency_ms_before:.2f} and {other.latency_ms:.2f} ms (ratio {ratio:.2f})"
     return (
         f"No speed-up here: dense kernels multiply by zeros as by any number. A batch of {batch} took "
-        f"{before:.2f} ms before and {after:.2f} ms after (measured ratio {before / after:.2f}, {device.type}); a "
-        f"difference is noise unless it repeats. The gain is in size: in its compact form the file has {packed:,} "
-        f"bytes where the dense one has {size:,} ({size / packed:.1f} times smaller)."
+        f"{before:.2f} ms before and {after:.2f} ms after (measured ratio {before / after:.2f}, {device.type})"
+        f"{beside}; a difference is noise unless it repeats. The gain is in size: in its compact form the file has "
+        f"{packed:,} bytes where the dense one has {size:,} ({size / packed:.1f} times smaller)."
     )
