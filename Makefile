@@ -7,7 +7,7 @@ DATA   ?= data
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 BIN    := $(VENV)/bin
 
-.PHONY: env up demo test check chaos fuzz apifuzz hostile catalogue clean
+.PHONY: env up demo test check chaos fuzz apifuzz hostile catalogue docs clean
 
 env: $(VENV)/.installed
 
@@ -47,6 +47,10 @@ hostile: env   ## hostile files that take minutes or gigabytes to make, and proo
 
 apifuzz: env   ## schemathesis over every call of the document, with other data each time, for SECONDS
 	PRUNING_APIFUZZ_SECONDS=$(or $(SECONDS),600) $(BIN)/python -m pytest -q -s tests/api/test_schema_fuzz.py
+
+docs: env      ## the site of the documents, into build/docs; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/docs/.trees docs build/docs
+	@echo build/docs/index.html
 
 catalogue: env ## rewrite pruning_core/catalogue.json after an algorithm or its options changed
 	$(BIN)/python -m pruning_core.algorithms --write

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from jobs import errors as jobs_errors
 from pruning_core import errors as core_errors
+from tests.documents import DOCS, run, snippets
 
-REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
+REFERENCE = DOCS / "api.md"
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_reference_runs(live: str, digits: Path, tmp_path: Path) -> None:
+def test_the_reference_runs(live: str, operator: dict[str, str], digits: Path, tmp_path: Path) -> None:
     shutil.copy(digits / "digits.pt2", tmp_path / "net.pt2")
     for name in ("calibration.npz", "validation.npz"):
         shutil.copy(digits / name, tmp_path)
-    blocks = re.findall(r"^```sh\n(.*?)^```$", REFERENCE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    blocks = snippets(REFERENCE, "sh")
     assert len(blocks) >= 6
-    script = "\n".join(["set -euo pipefail", *blocks])
-    # `python3` of the reference is the one that has this package.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "URL": live, "no_proxy": "*", "PATH": path, "PYTHONPATH": str(REFERENCE.parents[1])}
-    command = ["bash", "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(blocks, tmp_path, {**operator, "URL": live})
     assert {"net-pruned.pt2", "report.json", "masks.safetensors"} <= {path.name for path in tmp_path.iterdir()}
 
 

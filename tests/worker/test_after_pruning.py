@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,16 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from pruning_core import read_masks, read_model
+from tests.documents import DOCS, Snippet, run, snippets
 from tests.jobs.inputs import digits
 from worker import sandbox
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/after-pruning.md").read_text("utf-8")
+PAGE = DOCS / "after-pruning.md"
 RECIPE = {"select": {"algorithm": "magnitude", "sparsity": [0.5, 0.8]}}
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -59,26 +51,17 @@ def test_fine_tuning(job: tuple[Path, nn.Module], monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(folder)
     batches: list[tuple[Tensor, Tensor]] = [(torch.randn(8, 784), torch.randint(0, 10, (8,))) for _ in range(5)]
     pruned = read_model("net-pruned.pt2").weights
-    (code,) = blocks("python")
-    exec(compile(code, "docs/after-pruning.md", "exec"), {"module": module, "batches": batches})
+    (shown,) = snippets(PAGE, "python")
+    exec(compile(shown.code, str(shown), "exec"), {"module": module, "batches": batches})
     state = module.state_dict()
     for name, mask in read_masks("masks.safetensors").items():
         assert not state[name][~mask].any()
         assert not torch.equal(state[name], pruned[name]), "it was trained"
 
 
-@pytest.mark.parametrize("code", blocks("sh"), ids=("masks", "compact", "exports"))
-def test_commands(job: tuple[Path, nn.Module], code: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", code],
-        cwd=job[0],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    if "diff" in code:
+@pytest.mark.parametrize("shown", snippets(PAGE, "sh"), ids=("masks", "compact", "exports"))
+def test_commands(job: tuple[Path, nn.Module], shown: Snippet) -> None:
+    run([shown], job[0])
+    if "diff" in shown.code:
         masked, pruned = (read_model(job[0] / name).weights for name in ("masked.pt2", "net-pruned.pt2"))
         assert all(torch.equal(masked[name], pruned[name]) for name in pruned), "magnitude pruning moves no weight"
