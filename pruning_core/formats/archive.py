@@ -28,6 +28,9 @@ _LOCATOR = struct.Struct("<4sLQL")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _SENTINEL = 0xFFFFFFFF
+_STORED, _DEFLATED = 0, 8
+#: How much a compressed member may grow.
+_RATIO = 100
 _HAS_DESCRIPTOR = 1 << 3
 #: The newest zip version (6.3) that other readers open.
 _NEWEST_VERSION = 63
@@ -42,6 +45,7 @@ class Member:
         name: With forward slashes, never absolute, never with ``..``.
         offset: Where its bytes start in the archive.
         size: How many they are.
+        packed: How many they are in the archive: fewer where it is compressed.
         crc: Their CRC-32, as the archive states it.
         crc_fields: Where the archive states it: offsets of 4-byte little-endian fields.
     """
@@ -49,6 +53,7 @@ class Member:
     name: str
     offset: int
     size: int
+    packed: int
     crc: int
     crc_fields: tuple[int, ...]
 
@@ -58,6 +63,7 @@ class Archive:
 
     Args:
         path: The file.
+        deflated: Whether members may be compressed; of such a member only `view` gives the bytes.
 
     Attributes:
         map: All of the file.
@@ -69,11 +75,11 @@ class Archive:
         ModelError: It is not a sound zip archive of stored members.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, deflated: bool = False) -> None:
         self.path = path
         self.map = open_map(path)
         self.start, self.size = 0, len(self.map)
-        self.members: Mapping[str, Member] = _members(memoryview(self.map))
+        self.members: Mapping[str, Member] = _members(memoryview(self.map), (_STORED, _DEFLATED)[: 1 + deflated])
 
     def within(self, name: str) -> Archive:
         """Return the archive that a member is, its members at their places in the outer file.
@@ -86,7 +92,7 @@ class Archive:
         inner.path, inner.map, inner.start, inner.size = self.path, self.map, at, len(view)
         inner.members = {
             key: replace(member, offset=at + member.offset, crc_fields=tuple(at + f for f in member.crc_fields))
-            for key, member in _members(view).items()
+            for key, member in _members(view, (_STORED,)).items()
         }
         return inner
 
@@ -107,7 +113,9 @@ class Archive:
             raise ModelError(
                 f"The member {name!r} is too large.", expected=f"at most {limit} bytes", received=member.size
             )
-        view = memoryview(self.map)[member.offset : member.offset + member.size]
+        view = memoryview(self.map)[member.offset : member.offset + member.packed]
+        if member.packed != member.size:
+            view = _inflated(view, member)
         if checksum(view) != member.crc:
             raise ModelError(f"The member {name!r} is damaged: its checksum does not match.", advice="Send it again.")
         return view
@@ -142,19 +150,36 @@ def _broken(why: str) -> ModelError:
     )
 
 
-def _members(data: memoryview) -> dict[str, Member]:
+def _inflated(view: memoryview, member: Member) -> memoryview:
+    """Return the bytes of a compressed member: never more than it says, and it may not say too much."""
+    if member.size > max(_RATIO * member.packed, 2**20):
+        raise ModelError(
+            f"The member {member.name!r} would grow too much.",
+            expected=f"at most {_RATIO} times its {member.packed} bytes",
+            received=member.size,
+        )
+    try:
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(view, member.size + 1)
+    except zlib.error:
+        raise _broken(f"the compressed member {member.name!r} is not sound") from None
+    if len(data) != member.size:
+        raise _broken(f"the compressed member {member.name!r} has another size than it says")
+    return memoryview(bytearray(data))  # writable, as a map is: tensors are made of it
+
+
+def _members(data: memoryview, methods: tuple[int, ...]) -> dict[str, Member]:
     start, size, count = _directory(data)
     if count > MAX_MEMBERS or size > MAX_DIRECTORY_BYTES:
         raise ModelError("The archive has too many members.", expected=f"at most {MAX_MEMBERS}", received=count)
     members: dict[str, Member] = {}
     folded: set[str] = set()
     spans: list[tuple[int, int]] = []
-    for member, begin in _entries(data, start, size, count):
+    for member, begin in _entries(data, start, size, count, methods):
         if member.name.lower() in folded:  # some readers look names up without regard to case
             raise ModelError(f"The archive has two members named {member.name!r}.", expected="distinct names")
         folded.add(member.name.lower())
         members[member.name] = member
-        spans.append((begin, member.offset + member.size))
+        spans.append((begin, member.offset + member.packed))
     spans.sort()
     ends = [0, *(end for _, end in spans)]
     if any(begin < end for (begin, _), end in zip(spans, ends, strict=False)) or ends[-1] > start:
@@ -189,7 +214,9 @@ def _directory(data: memoryview) -> tuple[int, int, int]:
     return start, size, count
 
 
-def _entries(data: memoryview, start: int, size: int, count: int) -> Iterator[tuple[Member, int]]:
+def _entries(
+    data: memoryview, start: int, size: int, count: int, methods: tuple[int, ...]
+) -> Iterator[tuple[Member, int]]:
     """Yield each member and where its local header begins."""
     at, stop = start, start + size
     for _ in range(count):
@@ -207,7 +234,7 @@ def _entries(data: memoryview, start: int, size: int, count: int) -> Iterator[tu
         name = _name(bytes(data[name_at:extra_at]))
         extra = bytes(data[extra_at : extra_at + extra_len])
         size_, packed, begin = _widen(extra, (size_, packed, begin))
-        if method != 0 or packed != size_:
+        if method not in methods or (method == _STORED and packed != size_):
             raise ModelError(
                 f"The member {name!r} is compressed.",
                 expected="stored members (no compression)",
@@ -216,12 +243,12 @@ def _entries(data: memoryview, start: int, size: int, count: int) -> Iterator[tu
             )
         if flags & ~_ALLOWED_FLAGS or disk or version > _NEWEST_VERSION:
             raise _broken(f"the member {name!r} is encrypted or of an unknown kind or version")
-        offset = _local_data(data, begin, start, name, flags, (crc, packed, size_))
-        if offset + size_ > start:
+        offset = _local_data(data, begin, start, name, flags, method, (crc, packed, size_))
+        if offset + packed > start:
             raise _broken(f"the member {name!r} reaches beyond the end")
         if not name.endswith("/"):
-            fields_ = (at + 16, *_local_checksums(data, begin, offset + size_, flags, crc, name))
-            yield Member(name=name, offset=offset, size=size_, crc=crc, crc_fields=fields_), begin
+            fields_ = (at + 16, *_local_checksums(data, begin, offset + packed, flags, crc, name))
+            yield Member(name=name, offset=offset, size=size_, packed=packed, crc=crc, crc_fields=fields_), begin
         elif size_:
             raise _broken(f"the folder {name!r} has contents")
         at = following
@@ -246,11 +273,13 @@ def _widen(extra: bytes, values: tuple[int, int, int]) -> tuple[int, int, int]:
     return wide[0], wide[1], wide[2]
 
 
-def _local_data(data: memoryview, begin: int, stop: int, name: str, flags: int, stated: tuple[int, int, int]) -> int:
+def _local_data(
+    data: memoryview, begin: int, stop: int, name: str, flags: int, method: int, stated: tuple[int, int, int]
+) -> int:
     """Return where the bytes of a member start, after comparing its local header with the directory."""
     if begin + _LOCAL.size > stop or bytes(data[begin : begin + 4]) != b"PK\x03\x04":
         raise _broken(f"the header of member {name!r} is missing")
-    _, _, own_flags, method, _, _, crc, packed, size, name_len, extra_len = _LOCAL.unpack_from(data, begin)
+    _, _, own_flags, own_method, _, _, crc, packed, size, name_len, extra_len = _LOCAL.unpack_from(data, begin)
     name_at = begin + _LOCAL.size
     deferred = (crc, packed, size) == (0, 0, 0) and flags & _HAS_DESCRIPTOR
     extra = bytes(data[name_at + name_len : name_at + name_len + extra_len])
@@ -258,7 +287,7 @@ def _local_data(data: memoryview, begin: int, stop: int, name: str, flags: int, 
     agrees = deferred or (crc, packed, size) == stated
     if (
         own_flags != flags
-        or method != 0
+        or own_method != method
         or not agrees
         or bytes(data[name_at : name_at + name_len]) != name.encode()
         or name_at + name_len + extra_len > stop

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pruning_core.errors import ModelError
+from pruning_core.formats import hf
 from pruning_core.formats.archive import MAGIC, Archive
 from pruning_core.formats.document import too_deep
 from pruning_core.formats.onnx_read import read_onnx
@@ -34,6 +35,9 @@ _READERS = {
     "safetensors": read_safetensors,
     "safetensors-zip": read_zip,
     "safetensors-folder": read_folder,
+    "transformers": hf.read_single,
+    "transformers-zip": hf.read_zip,
+    "transformers-folder": hf.read_folder,
 }
 _WRITERS = {
     "onnx": write_onnx,
@@ -42,6 +46,9 @@ _WRITERS = {
     "safetensors": write_safetensors,
     "safetensors-zip": write_zip,
     "safetensors-folder": write_folder,
+    "transformers": hf.write_single,
+    "transformers-zip": hf.write_zip,
+    "transformers-folder": hf.write_folder,
 }
 
 
@@ -49,24 +56,27 @@ def model_format(path: str | Path) -> str:
     """Return the format of a model, judged by its first bytes and the names of its members, never by its file name.
 
     Returns:
-        ``"pt2"``, ``"onnx"``, ``"pth"``, ``"safetensors"``, ``"safetensors-zip"``, or ``"safetensors-folder"`` for a
-        directory.
+        ``"pt2"``, ``"onnx"``, ``"pth"``, ``"safetensors"``, ``"safetensors-zip"``, ``"transformers"``,
+        ``"transformers-zip"``; for a directory ``"safetensors-folder"`` or ``"transformers-folder"``.
 
     Raises:
         ModelError: It is none of them.
     """
     path = Path(path)
     if path.is_dir():
-        return "safetensors-folder"
+        return "transformers-folder" if hf.is_folder(path) else "safetensors-folder"
     with path.open("rb") as file:
         head = file.read(16)
     if head.startswith(MAGIC):
+        archive = Archive(path, deflated=True)
+        if hf.is_zip(archive):
+            return "transformers-zip"
         archive = Archive(path)
         if {TENSORS_NAME, CONFIG_NAME} <= archive.members.keys():
             return "safetensors-zip"
         return "pth" if is_torch_file(archive) else "pt2"
     if looks_like_safetensors(head, path.stat().st_size):
-        return "safetensors"
+        return "transformers" if hf.is_single(path) else "safetensors"
     if looks_like_onnx(head):
         return "onnx"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,13 @@ def read_layout(path: Path) -> Layout:
         UnsupportedModel: It holds pickles, compiled code or anything unknown.
     """
     archive = Archive(path)
+    if "serialized_exported_program.json" in archive.members:
+        raise UnsupportedModel(
+            "The archive is in the form that torch.export.save wrote before torch 2.8.",
+            expected="a folder with models/, data/weights/ and data/constants/",
+            received=sorted(archive.members)[:9],
+            advice="Load it with torch.export.load where it was made, and save it again with torch 2.13.",
+        )
     roots = {name.split("/", 1)[0] for name in archive.members}
     if len(roots) != 1 or not all("/" in name for name in archive.members):
         raise ModelError(
@@ -119,7 +126,7 @@ def read_pt2(path: Path) -> Network:
             advice=_EXPORT_ADVICE,
         )
     module = member(document, "graph_module", "The graph")
-    signature = _Signature(module, layout)
+    signature = Signature(module, layout.payloads.keys())
     canonical = _canonical_names(layout.payloads, signature.weights.values())
     for record in dict.fromkeys(payload.record for payload in layout.payloads.values()):
         layout.archive.view(record)
@@ -154,13 +161,22 @@ def _entangled(payloads: Iterable[Payload]) -> dict[str, str]:
     return reasons
 
 
-class _Signature:
-    """The graph's inputs and outputs, matched with their specifications."""
+class Signature:
+    """The graph's inputs and outputs, matched with their specifications.
 
-    def __init__(self, module: Any, layout: Layout) -> None:
+    Args:
+        module: The JSON of the graph module.
+        names: Parameters, buffers and constants that there are values for.
+
+    Attributes:
+        weights: Graph input -> name of the weight that it is.
+        inputs: What the user gives.
+    """
+
+    def __init__(self, module: Any, names: Collection[str]) -> None:
         self._graph = member(module, "graph", "The graph")
         self._tensors = mapping(member(self._graph, "tensor_values", "The graph"), "tensor_values")
-        self._layout = layout
+        self._names = names
         self._scope = Scope()
         self.weights: dict[str, str] = {}
         self.inputs: list[Input] = []
@@ -191,7 +207,7 @@ class _Signature:
             elif kind in ("parameter", "buffer", "tensor_constant"):
                 node = text(member(member(spec, "arg", kind), "name", kind), kind)
                 name = text(member(spec, f"{kind}_name", kind), kind)
-                if name not in self._layout.payloads:
+                if name not in self._names:
                     raise ModelError(f"The archive has no values for the {kind} {name!r}.", expected=name)
                 self._scope.define(node, Ref(node))
                 self.weights[node] = name

@@ -116,7 +116,8 @@ def _entry(name: str, item: Any, offset: int, size: int) -> Entry:
     return Entry(dtype=_DTYPES[code], shape=shape, offset=offset, size=size)
 
 
-def _tensors(data: memoryview, entries: Mapping[str, Entry]) -> dict[str, Tensor]:
+def tensors_of(data: memoryview, entries: Mapping[str, Entry]) -> dict[str, Tensor]:
+    """Return the tensors of a file, reading its bytes lazily where they are aligned."""
     tensors = {}
     for name, entry in entries.items():
         raw: memoryview | bytearray = data[entry.offset : entry.offset + entry.size]
@@ -134,11 +135,11 @@ def _network(data: memoryview, config: str | bytes | memoryview | None) -> Netwo
     if config is None:
         config = metadata.get("config")
     if config is None:
-        return recognise(_tensors(data, entries))
+        return recognise(tensors_of(data, entries))
     raw = config.encode() if isinstance(config, str) else config
     if len(raw) > MAX_CONFIG_BYTES:
         raise ModelError("The config is too large.", expected=f"at most {MAX_CONFIG_BYTES} bytes", received=len(raw))
-    return build(mapping(parse_json(raw, "The config"), "The config"), _tensors(data, entries))
+    return build(mapping(parse_json(raw, "The config"), "The config"), tensors_of(data, entries))
 
 
 def read_safetensors(path: Path) -> Network:
@@ -180,9 +181,9 @@ def write_safetensors(weights: Mapping[str, Tensor], source: Path, target: Path)
     """
     data = memoryview(open_map(source))
     entries, _ = read_header(data)
-    new = changed(weights, _tensors(data, entries))
+    new = changed(weights, tensors_of(data, entries))
     with copied(source, target) as file:
-        _patch(file, new, entries, 0)
+        patch(file, new, entries, 0)
 
 
 def write_zip(weights: Mapping[str, Tensor], source: Path, target: Path) -> None:
@@ -191,9 +192,9 @@ def write_zip(weights: Mapping[str, Tensor], source: Path, target: Path) -> None
     inside = archive.members[TENSORS_NAME]
     data = archive.view(TENSORS_NAME)
     entries, _ = read_header(data)
-    new = changed(weights, _tensors(data, entries))
+    new = changed(weights, tensors_of(data, entries))
     with copied(source, target) as file:
-        _patch(file, new, entries, inside.offset)
+        patch(file, new, entries, inside.offset)
         file.seek(inside.offset)
         crc, left = 0, inside.size
         while left:
@@ -212,7 +213,14 @@ def write_folder(weights: Mapping[str, Tensor], source: Path, target: Path) -> N
         shutil.copyfile(source / CONFIG_NAME, target / CONFIG_NAME)
 
 
-def _patch(file: IO[bytes], new: Mapping[str, Tensor], entries: Mapping[str, Entry], start: int) -> None:
+def patch(file: IO[bytes], new: Mapping[str, Tensor], entries: Mapping[str, Entry], start: int) -> None:
+    """Write tensors to their places in a file whose safetensors part begins at ``start``."""
     for name, tensor in new.items():
         file.seek(start + entries[name].offset)
-        file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        file.write(raw_bytes(tensor))
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """Return the bytes of a CPU tensor in row-major order."""
+    data: memoryview = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return data
