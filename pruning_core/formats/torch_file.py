@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import IO, Any, cast
 
 import torch
+import torch.utils.serialization.config  # what torch.load imports when it is first called
 from torch import Tensor
 
 from pruning_core.errors import ModelError, PruningError, UnsupportedModel
