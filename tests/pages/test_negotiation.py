@@ -11,12 +11,10 @@ import pytest
 
 from api.negotiation import preferred
 from api.renderings import FORMS
-from tests.api.conftest import running_api
 from tests.api.finished_job import finish, queued_job
 from tests.api.live_api import Api, problem
 from tests.pages.documents import document
 
-__all__ = ["running_api"]
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
 
 

@@ -15,13 +15,10 @@ from hypothesis import strategies as st
 
 from pages.report import STATIC
 from pruning_core.recipe import catalogue
-from tests.api.conftest import running_api
 from tests.api.finished_job import RECIPE, accept, finish, queued_job, reject
 from tests.api.live_api import Api, zip_bytes
 from tests.pages.documents import HOSTILE, document, level
 from tests.pages.test_report import Outline
-
-__all__ = ["running_api"]
 
 
 @pytest.fixture
@@ -294,7 +291,7 @@ TEXT = st.text(max_size=60) | st.sampled_from(
 )
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=TEXT, name=st.sampled_from(["cursor", "state", "label", "model", "calibration", "next"]))
 def test_no_path_or_query_is_too_odd(http: httpx.Client, text: str, name: str) -> None:
     for path in ("/ui", "/ui/new"):
@@ -310,7 +307,7 @@ FIELDS = ("model", "calibration", "masks", "select", "refine", "sparsity", "spar
 MORE = ("seed", "labels", "more", "include", "once", "max_layer_sparsity", "select.chita.ridge", "select.best.of")
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     form=st.dictionaries(st.sampled_from(FIELDS + MORE), TEXT | st.sampled_from(["chita", "snows", "shape", "1e999"]))
 )
