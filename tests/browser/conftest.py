@@ -10,9 +10,8 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.access.conftest import guarded, keys
-from tests.service.conftest import digits, live
 
-__all__ = ["digits", "guarded", "keys", "live"]
+__all__ = ["guarded", "keys"]
 
 
 @pytest.fixture(scope="module")  # Playwright keeps an event loop running, in which no other test could start its own
