@@ -55,18 +55,19 @@ class Meter:
         networks = (self._dense, pruned.to(self._device))
         eager = [partial(_run, network, self._inputs, self._device) for network in networks]
         before, after = medians(eager[0], eager[1], self._seconds)
-        other = onnx_runtime(self._path, path, self._inputs, self._seconds) if model_format(path) == "onnx" else None
-        arithmetic = [macs(network, self._inputs) for network in networks]
+        format_ = model_format(path)
+        other = onnx_runtime(self._path, path, self._inputs, self._seconds) if format_ == "onnx" else None
+        arithmetic = macs(networks[1], self._inputs)  # the dense count is of the shapes, the same for both
         packed = compact.stat().st_size
         return FileReport(
-            format=model_format(path),
+            format=format_,
             size_bytes=size,
             size_bytes_before=self._size,
             compressed_bytes=compressed,
             compressed_bytes_before=self._compressed,
             compact_bytes=packed,
-            macs=arithmetic[1].needed,
-            macs_before=arithmetic[0].dense,
+            macs=arithmetic.needed,
+            macs_before=arithmetic.dense,
             sha256=digest,
             latency_ms=after,
             latency_ms_before=before,

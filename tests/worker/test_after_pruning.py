@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pruning_core import read_masks, read_model
 from tests.documents import DOCS, Snippet, run, snippets
 from tests.jobs.inputs import digits
-from worker import sandbox
+from tests.worker.finished import finish
 
 PAGE = DOCS / "after-pruning.md"
 RECIPE = {"select": {"algorithm": "magnitude", "sparsity": [0.5, 0.8]}}
@@ -28,14 +28,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
     torch.export.save(program, folder / "net.pt2")
     shutil.copy(folder / "net.pt2", folder / "model")
     (folder / "calibration").write_bytes(digits(64))
-    limits = sandbox.Limits(memory_bytes=3 * 2**30, cpu_seconds=100, file_bytes=2**28, wall_seconds=100)
-    result = sandbox.run(
-        *("prune", folder, {"recipe": RECIPE, "device": "cpu"}),
-        limits=limits,
-        on_progress=lambda _: None,
-        stop=lambda: None,
-    )
-    assert result.status == "ok", result.problem
+    finish(folder, RECIPE)
     names = {
         "pruned-1": "net-pruned.pt2",
         "masks-1.safetensors": "masks.safetensors",

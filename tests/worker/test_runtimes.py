@@ -12,10 +12,8 @@ from torch import nn
 
 from pruning_core.report import Report
 from tests.formats.onnx_models import export
-from worker import sandbox
+from tests.worker.finished import finish
 from worker.runtimes import onnx_runtime
-
-LIMITS = sandbox.Limits(memory_bytes=4 * 2**30, cpu_seconds=100, file_bytes=2**28, wall_seconds=100)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +28,7 @@ def test_a_job_on_an_onnx_file_is_timed_in_onnxruntime_too(model: Path, tmp_path
     random = np.random.default_rng(0)
     np.savez(tmp_path / "data.npz", x=random.standard_normal((40, 12)).astype(np.float32), y=random.integers(0, 5, 40))
     (tmp_path / "data.npz").rename(tmp_path / "calibration")
-    arguments = {"recipe": {"select": {"algorithm": "magnitude", "sparsity": 0.75}}, "device": "cpu"}
-    result = sandbox.run("prune", tmp_path, arguments, limits=LIMITS, on_progress=lambda _: None, stop=lambda: None)
-    assert result.status == "ok", result.problem
+    finish(tmp_path, {"select": {"algorithm": "magnitude", "sparsity": 0.75}})
     (file,) = Report.model_validate_json((tmp_path / "report.json").read_bytes()).files
     (runtime,) = file.runtimes
     assert (file.format, runtime.name, runtime.version) == ("onnx", "onnxruntime", onnxruntime.__version__)
