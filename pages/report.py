@@ -23,7 +23,7 @@ HISTOGRAMS = 48
 _PLACED = {
     *("format", "size_bytes", "size_bytes_before", "compressed_bytes", "compressed_bytes_before"),
     *("compact_bytes", "macs", "macs_before"),
-    *("sha256", "latency_ms", "latency_ms_before", "batch", "runtimes", "speedup"),
+    *("sha256", "latency_ms", "latency_ms_before", "ratio_interval", "batch", "runtimes", "speedup"),
 }
 
 

@@ -8,9 +8,6 @@ from pages.numbers import number, percent, size
 from pages.plots import Measure, measure_of
 from pruning_core.report import FileReport, LevelReport, PruningReport, Quality
 
-#: Below this ratio of latencies a difference is taken for noise.
-_FASTER = 1.1
-
 
 def pattern(spec: dict[str, Any]) -> str:
     """Return a pattern in words.
@@ -85,16 +82,10 @@ def gained(file: FileReport) -> str:
     )
 
 
-def is_faster(file: FileReport) -> bool:
-    """Return whether the pruned network ran faster by more than noise, and the report does not say otherwise."""
-    if file.speedup.lower().startswith("no speed-up"):
-        return False
-    return file.latency_ms > 0 and file.latency_ms_before / file.latency_ms >= _FASTER
-
-
 def speed(file: FileReport) -> str:
     """Return whether anything runs faster, plainly."""
-    plain = "" if is_faster(file) or file.speedup.lower().startswith("no speed-up") else "No speed-up here. "
+    faster = file.faster or any(runtime.faster for runtime in file.runtimes)
+    plain = "" if faster or file.speedup.lower().startswith("no speed-up") else "No speed-up here. "
     return plain + file.speedup
 
 

@@ -18,7 +18,8 @@ from pruning_core.formats import model_format
 from pruning_core.macs import macs
 from pruning_core.network import Network
 from pruning_core.report import FileReport, RuntimeReport
-from worker.runtimes import medians, onnx_runtime
+from worker.runtimes import compare, onnx_runtime, runtime_report
+from worker.semi_structured import semi_structured
 
 _BATCH = 64
 _BUDGET_SECONDS = 4.0
@@ -53,10 +54,13 @@ class Meter:
         """
         size, compressed, digest = _sizes(path)
         networks = (self._dense, pruned.to(self._device))
-        eager = [partial(_run, network, self._inputs, self._device) for network in networks]
-        before, after = medians(eager[0], eager[1], self._seconds)
+        runs = [partial(_run, network, self._inputs, self._device) for network in networks]
+        eager = compare(runs[0], runs[1], self._seconds)
         format_ = model_format(path)
-        other = onnx_runtime(self._path, path, self._inputs, self._seconds) if format_ == "onnx" else None
+        others = [semi_structured(*networks, self._inputs, self._seconds)]
+        if format_ == "onnx":
+            others.append(onnx_runtime(self._path, path, self._inputs, self._seconds))
+        runtimes = tuple(other for other in others if other is not None)
         arithmetic = macs(networks[1], self._inputs)  # the dense count is of the shapes, the same for both
         packed = compact.stat().st_size
         return FileReport(
@@ -69,11 +73,16 @@ class Meter:
             macs=arithmetic.needed,
             macs_before=arithmetic.dense,
             sha256=digest,
-            latency_ms=after,
-            latency_ms_before=before,
+            latency_ms=eager.after,
+            latency_ms_before=eager.before,
+            ratio_interval=eager.ratio_interval,
             batch=self._batch,
-            runtimes=() if other is None else (other,),
-            speedup=_sentence(self._batch, (before, after), other, (self._size, packed), self._device),
+            runtimes=runtimes,
+            speedup=sentence(
+                self._batch,
+                (runtime_report(f"PyTorch, {self._device.type}", torch.__version__, eager), *runtimes),
+                (self._size, packed),
+            ),
         )
 
 
@@ -117,21 +126,37 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _sentence(
-    batch: int,
-    eager: tuple[float, float],
-    other: RuntimeReport | None,
-    sizes: tuple[int, int],
-    device: torch.device,
-) -> str:
-    (before, after), (size, packed) = eager, sizes
-    beside = ""
-    if other is not None:
-        ratio = other.latency_ms_before / other.latency_ms
-        beside = f"; {other.name}: {other.latency_ms_before:.2f} and {other.latency_ms:.2f} ms (ratio {ratio:.2f})"
-    return (
-        f"No speed-up here: dense kernels multiply by zeros as by any number. A batch of {batch} took "
-        f"{before:.2f} ms before and {after:.2f} ms after (measured ratio {before / after:.2f}, {device.type})"
-        f"{beside}; a difference is noise unless it repeats. The gain is in size: in its compact form the file has "
-        f"{packed:,} bytes where the dense one has {size:,} ({size / packed:.1f} times smaller)."
+def sentence(batch: int, runtimes: Sequence[RuntimeReport], sizes: tuple[int, int]) -> str:
+    """Say plainly whether anything runs faster, and what was gained in size.
+
+    Args:
+        batch: Samples in a batch.
+        runtimes: What each took.
+        sizes: Bytes of the dense file and of the compact form of the pruned one.
+    """
+    faster = [runtime for runtime in runtimes if runtime.faster]
+    if faster:
+        told = " and ".join(f"{_ratio(runtime):.2f} times in {runtime.name}" for runtime in faster)
+        verdict = f"Faster: {told}."
+    else:
+        verdict = "No speed-up here: these kernels multiply by zeros as by any number."
+    measured = "; ".join(
+        f"{runtime.name}: {runtime.latency_ms_before:.2f} ms dense, {runtime.latency_ms:.2f} ms pruned, ratio "
+        f"{_ratio(runtime):.2f} ({_spread(runtime)})"
+        for runtime in runtimes
     )
+    size, packed = sizes
+    return (
+        f"{verdict} A batch of {batch} took, in {measured}. In size: in its compact form the file has {packed:,} "
+        f"bytes where the dense one has {size:,} ({size / packed:.1f} times smaller)."
+    )
+
+
+def _ratio(runtime: RuntimeReport) -> float:
+    return runtime.latency_ms_before / runtime.latency_ms
+
+
+def _spread(runtime: RuntimeReport) -> str:
+    if runtime.ratio_interval is None:
+        return "too few rounds to tell it from noise"
+    return "95 % interval {:.2f} to {:.2f}".format(*runtime.ratio_interval)
