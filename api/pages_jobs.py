@@ -120,4 +120,8 @@ def _target(select: dict[str, Any]) -> str:
         said = "goal"
     else:
         said = ""
+    if isinstance(pattern, dict):
+        n, m = pattern.get("n"), pattern.get("m")
+        short = {"n:m": f"{n}:{m}", "block": "x".join(map(str, pattern.get("shape") or ())), "mask": "mask"}
+        pattern = short.get(str(pattern.get("type")))
     return f"{said} {pattern}".strip() if isinstance(pattern, str) and pattern != "unstructured" else said

@@ -14,18 +14,18 @@ from starlette.responses import Response
 
 from api.auth import SCOPE
 from api.documents import JobRequest
-from api.pages_fields import options
-from api.pages_recipe import errors_of, labels_of, recipe_of
+from api.pages_recipe import errors_of, labels_of, recipe_form, recipe_of
 from api.pages_shown import PageRoute, form_of, go, show
 from api.problems import invalid_request
 from api.services import Context, WithContext, WithService
+from api.sniff import formats
 from api.uploads import receive
 from jobs.errors import NotReady
 from jobs.ids import UploadKind, is_id
 from jobs.records import UploadView
 from jobs.service import Service
 from pruning_core.errors import InputError, PruningError
-from pruning_core.recipe import RECOMMENDED, catalogue
+from pruning_core.recipe import RECOMMENDED
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
@@ -149,25 +149,16 @@ def _form(
     plan: Mapping[str, Any] | None = None,
     status: int = 200,
 ) -> Response:
-    wrong = dict(errors or {})
-    known = catalogue()
-    parts = {
-        part: [
-            {"name": name, "patterns": None, **entry, "fields": options(part, name, entry["options"], values, wrong)}
-            for name, entry in known.items()
-            if entry["part"] == part
-        ]
-        for part in ("select", "refine")
-    }
     return show(
         request,
         "new.html",
         status=status,
         files={role: _files(service, kind, values.get(role, "")) for role, kind in KINDS.items()},
-        parts=parts,
+        formats={role: formats(kind) for role, kind in KINDS.items()},
+        form=recipe_form(),
         recommended=RECOMMENDED,
         values=values,
-        errors=wrong,
+        errors=errors or {},
         plan=plan,
         once=secrets.token_hex(16),
         chosen=urlencode({role: values[role] for role in KINDS if values.get(role)}),

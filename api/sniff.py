@@ -132,6 +132,11 @@ def _advice(kind: UploadKind, guess: str | None) -> str:
     return _ADVICE[kind]
 
 
+def formats(kind: UploadKind) -> str:
+    """Return what an upload of this kind may be, in words."""
+    return _EXPECTED[kind]
+
+
 def describe(kind: UploadKind) -> dict[str, Any]:
-    """Return what an upload of this kind may be, for the OpenAPI document."""
-    return {"description": f"The bytes of {_EXPECTED[kind]}.", "type": "string", "format": "binary"}
+    """Return the same for the OpenAPI document."""
+    return {"description": f"The bytes of {formats(kind)}.", "type": "string", "format": "binary"}

@@ -105,11 +105,11 @@ function upload(form) {
   });
 }
 
-// The form: show the options of the chosen algorithms only.
+// The form: show the options of what is chosen only.
 function choose(form) {
   const show = () => {
-    for (const options of form.querySelectorAll(".options")) {
-      options.hidden = form.elements[options.dataset.part].value !== options.dataset.algorithm;
+    for (const options of form.querySelectorAll("[data-chooser]")) {
+      options.hidden = form.elements[options.dataset.chooser].value !== options.dataset.choice;
     }
   };
   form.addEventListener("change", show);

@@ -48,12 +48,13 @@ def test_upload_plan_submit_watch_download(live: str, digits: Path, tab: Page, t
     tab.locator("#select").select_option("obd")
     expect(tab.get_by_text("Options of obd").first).to_be_visible()
     expect(tab.get_by_text("Options of chita").first).to_be_hidden()
-    tab.locator("#sparsity").fill("1.5")
+    sparsity = tab.locator('[id="select.sparsity"]')
+    sparsity.fill("1.5")
     tab.get_by_role("button", name="Start the job").click()
     expect(tab.locator("#errors")).to_be_focused()
-    expect(tab.locator("#sparsity")).to_have_attribute("aria-invalid", "true")
-    expect(tab.locator("#sparsity-error")).to_contain_text("less than 1")
-    tab.locator("#sparsity").fill("0.5, 0.9")
+    expect(sparsity).to_have_attribute("aria-invalid", "true")
+    expect(tab.locator('[id="select.sparsity-error"]')).to_contain_text("less than 1")
+    sparsity.fill("0.5, 0.9")
     tab.get_by_text("Options of obd").first.click()
     tab.locator('[id="select.obd.samples"]').fill("60")
     eventually(lambda: ready(live, "models", model), 60, "the model is inspected")
@@ -108,14 +109,14 @@ def test_cancel_and_failure_with_the_keyboard_alone(live: str, digits: Path, tab
     tab.keyboard.type("magnitude")
     for _ in range(20):
         tab.keyboard.press("Tab")
-        if tab.evaluate("document.activeElement.id") == "sparsity":
+        if tab.evaluate("document.activeElement.id") == "select.sparsity":
             break
     tab.keyboard.type("0.5")
-    tab.locator("summary", has_text="Layers, seed").focus()
+    tab.locator("summary", has_text="Layers").focus()
     tab.keyboard.press("Enter")
     for _ in range(6):
         tab.keyboard.press("Tab")
-        if tab.evaluate("document.activeElement.id") == "include":
+        if tab.evaluate("document.activeElement.id") == "select.layers.include":
             break
     tab.keyboard.type("nowhere.*")
     tab.keyboard.press("Enter")

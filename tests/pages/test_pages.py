@@ -10,11 +10,15 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
+from hypothesis import given as drawn
 from hypothesis import strategies as st
 
+from api.pages_fields import given, whole
+from api.pages_recipe import form_of_schema
+from api.sniff import formats
 from pages.report import STATIC
-from pruning_core.recipe import catalogue
+from pruning_core.recipe import Recipe, catalogue
 from tests.api.finished_job import RECIPE, accept, finish, queued_job, reject
 from tests.api.live_api import Api, zip_bytes
 from tests.pages.documents import HOSTILE, document, level
@@ -146,16 +150,65 @@ def test_cancel_from_the_page(http: httpx.Client) -> None:
     assert foreign.status_code == 403
 
 
-def test_every_algorithm_and_option_has_a_field(http: httpx.Client) -> None:
+def leaves(schema: Any, definitions: dict[str, Any], name: str = "") -> Iterator[tuple[str, str]]:
+    """Every property of a recipe that is no object itself, under the name its field should have; its description."""
+    forms = [definitions[f["$ref"].rpartition("/")[2]] if "$ref" in f else f for f in schema.get("anyOf", [schema])]
+    tagged = schema.get("discriminator", {}).get("mapping", {})
+    for tag, reference in tagged.items():
+        for key, inner in definitions[reference.rpartition("/")[2]]["properties"].items():
+            if key != "type":
+                yield from leaves(inner, definitions, f"{name}.{tag}.{key}")
+    for form in forms:
+        for key, inner in form.get("properties", {}).items():
+            yield from leaves(inner, definitions, f"{name}.{key}".removeprefix("."))
+    if tagged or any(form.get("type") not in ("object", "null") for form in forms):
+        yield name, schema.get("description", "")
+
+
+def test_every_property_of_a_recipe_has_a_field(http: httpx.Client) -> None:
     shown = page(http.get("/ui/new"))
-    known = fields(shown)
+    known, schema = fields(shown), Recipe.model_json_schema()
+    wanted = dict(leaves(schema, schema["$defs"]))
+    assert {"seed", "preprocess.resize", "select.sparsity", "select.sparsity.precision", "select.pattern.n:m.n"} <= set(
+        wanted
+    )
+    for part in ("select", "refine"):
+        wanted[part] = wanted.pop(f"{part}.algorithm") and ""
+    for name, description in wanted.items():
+        assert name in known, name
+        assert description in shown.text
     for name, entry in catalogue().items():
         assert entry["summary"] in shown.text
-        for option, schema in entry["options"].get("properties", {}).items():
+        for option, described in entry["options"].get("properties", {}).items():
             field = known[f"{entry['part']}.{name}.{option}"]
             help_ = next(a for _, a in shown.tags if a.get("id") == str(field["aria-describedby"]).split()[0])
             assert help_
-            assert schema["description"] in shown.text
+            assert described["description"] in shown.text
+
+
+def test_a_new_property_has_a_field_and_comes_back() -> None:
+    schema = Recipe.model_json_schema()
+    number = {"type": "integer", "minimum": 1, "default": 3, "description": "Of the moon."}
+    schema["properties"]["phase"] = number
+    schema["properties"]["moon"] = {"anyOf": [{"$ref": "#/$defs/Moon"}, {"type": "null"}], "default": None}
+    schema["$defs"]["Moon"] = {"type": "object", "title": "Moon", "description": "It.", "properties": {"size": number}}
+    schema["$defs"]["Select"]["properties"]["slope"] = {"enum": ["up", "down"], "default": "up"}
+    form = form_of_schema(schema, catalogue())
+    assert "phase" in [option.name for option in form.rest.options]
+    (moon,) = (group for group in form.rest.groups if group.name == "moon")
+    assert [(option.name, option.help, option.hint) for option in moon.options] == [
+        ("moon.size", "Of the moon.", "a whole number, ≥ 1; default: 3")
+    ]
+    (slope,) = (option for option in form.parts["select"].options if option.name == "select.slope")
+    assert slope.choices == ("up", "down")
+    typed = {"phase": "4", "moon.size": "5", "seed": ""}
+    assert given(whole(schema, schema["$defs"]), "", typed) == {"phase": 4, "moon": {"size": 5}}
+
+
+def test_what_may_be_sent_is_what_the_api_says(http: httpx.Client) -> None:
+    shown = page(http.get("/ui/new")).text
+    for kind in ("model", "dataset", "mask"):
+        assert formats(kind)[1:] in shown  # type: ignore[arg-type]
 
 
 def uploaded(http: httpx.Client, role: str, query: str = "") -> httpx.Response:
@@ -181,7 +234,7 @@ def files(http: httpx.Client, running_api: Api) -> dict[str, str]:
     accept(running_api.service, query["model"], inspection)
     shown = page(http.get(second.headers["location"]))
     assert "net.pt2" in shown.text
-    chosen = [attributes["value"] for tag, attributes in shown.tags if tag == "option" and "selected" in attributes]
+    chosen = [attributes.get("value") for tag, attributes in shown.tags if tag == "option" and "selected" in attributes]
     assert {query["model"], query["calibration"]} <= set(chosen)
     return {"model": query["model"], "calibration": query["calibration"]}
 
@@ -190,15 +243,20 @@ def test_upload_and_submit_without_script(http: httpx.Client, files: dict[str, s
     wanted = {
         **files,
         "select": "chita",
-        "sparsity": "0.5, 0.9",
-        "pattern": "layer",
+        "select.sparsity": "0.5, 0.9",
+        "select.pattern": "unstructured",
+        "select.pattern.unstructured.scope": "layer",
+        "select.pattern.n:m.n": "2",
         "select.chita.stages": "3",
         "select.chita.ridge": "auto",
         "select.chita.first_order": "false",
         "select.obs.stages": "99",
         "refine": "snows",
         "refine.snows.window": "2",
-        "exclude": "head*, fc2",
+        "select.layers.exclude": "head*, fc2",
+        "preprocess.resize": "18, 20",
+        "preprocess.mean": "0.5",
+        "preprocess.channels": "l",
         "seed": "7",
         "labels": "team=vision\nrun = 3",
         "once": "abc" * 5,
@@ -215,10 +273,11 @@ def test_upload_and_submit_without_script(http: httpx.Client, files: dict[str, s
             "ridge": "auto",
             "first_order": False,
             "sparsity": [0.5, 0.9],
-            "pattern": {"scope": "layer"},
+            "pattern": {"type": "unstructured", "scope": "layer"},
             "layers": {"exclude": ["head*", "fc2"]},
         },
         "refine": {"algorithm": "snows", "window": 2},
+        "preprocess": {"resize": [18, 20], "mean": [0.5], "channels": "l"},
         "seed": 7,
     }
     assert job["labels"] == {"team": "vision", "run": "3"}
@@ -227,11 +286,14 @@ def test_upload_and_submit_without_script(http: httpx.Client, files: dict[str, s
 @pytest.mark.parametrize(
     ("typed", "field"),
     [
-        ({"sparsity": "1.5"}, "sparsity"),
-        ({"sparsity": ""}, "sparsity"),
-        ({"sparsity": "lots"}, "sparsity"),
-        ({"sparsity_kind": "max_accuracy_drop", "sparsity": "7"}, "sparsity"),
-        ({"pattern": "shape", "pattern_shape": "9:4"}, "pattern"),
+        ({"select.sparsity": "1.5"}, "select.sparsity"),
+        ({"select.sparsity": ""}, "select.sparsity"),
+        ({"select.sparsity": "lots"}, "select.sparsity"),
+        ({"select.sparsity": "", "select.sparsity.max_accuracy_drop": "7"}, "select.sparsity.max_accuracy_drop"),
+        ({"select.sparsity.max_accuracy_drop": "0.1"}, "select.sparsity"),
+        ({"select.sparsity": "", "select.pattern": "n:m", "select.pattern.n:m.n": "9"}, "select.pattern.n:m.m"),
+        ({"select.pattern": "block", "select.pattern.block.shape": "4"}, "select.pattern.block.shape"),
+        ({"select.pattern": "odd"}, "select.pattern"),
         ({"select": "chita", "select.chita.block_size": "0"}, "select.chita.block_size"),
         ({"select": "chita", "select.chita.structure": "odd"}, "select.chita.structure"),
         ({"refine": "snows", "refine.snows.batch": "x"}, "refine.snows.batch"),
@@ -239,10 +301,13 @@ def test_upload_and_submit_without_script(http: httpx.Client, files: dict[str, s
         ({"seed": "-1"}, "seed"),
         ({"labels": "no equals sign"}, "labels"),
         ({"labels": "a b=c"}, "labels"),
-        ({"more": "{"}, "more"),
+        ({"preprocess.interpolation": "odd"}, "preprocess.interpolation"),
+        ({"preprocess.crop": "9000"}, "preprocess.crop"),
+        ({"preprocess.resize": "10", "preprocess.crop": "20"}, "preprocess.resize"),
+        ({"select.layers.include": "[1]"}, "select.layers.include"),
         ({"model": ""}, "model"),
         ({"calibration": "dst_01ARZ3NDEKTSV4RRFFQ69G5FAV"}, "calibration"),
-        ({"pattern": "mask", "sparsity": ""}, "masks"),
+        ({"select.pattern": "mask", "select.sparsity": ""}, "masks"),
     ],
 )
 def test_what_is_wrong_stands_beside_its_field(
@@ -251,7 +316,7 @@ def test_what_is_wrong_stands_beside_its_field(
     for path in ("/ui/jobs", "/ui/plan"):
         if path == "/ui/plan" and field == "calibration":
             continue
-        shown = page(answer := http.post(path, data={**files, "sparsity": "0.9", **typed}), answer.status_code)
+        shown = page(answer := http.post(path, data={**files, "select.sparsity": "0.9", **typed}), answer.status_code)
         assert 400 <= answer.status_code < 500
         wrong = {name for name, attributes in fields(shown).items() if attributes.get("aria-invalid") == "true"}
         assert wrong == {field}
@@ -264,7 +329,7 @@ def test_what_is_wrong_stands_beside_its_field(
 
 
 def test_the_plan_before_the_job(http: httpx.Client, files: dict[str, str]) -> None:
-    shown = page(http.post("/ui/plan", data={**files, "sparsity": "0.9"}))
+    shown = page(http.post("/ui/plan", data={**files, "select.sparsity": "0.9"}))
     assert "1 of 1 layers take part" in shown.text
     assert "90.0 %" in shown.text
 
@@ -292,7 +357,7 @@ TEXT = st.text(max_size=60) | st.sampled_from(
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=TEXT, name=st.sampled_from(["cursor", "state", "label", "model", "calibration", "next"]))
+@drawn(text=TEXT, name=st.sampled_from(["cursor", "state", "label", "model", "calibration", "next"]))
 def test_no_path_or_query_is_too_odd(http: httpx.Client, text: str, name: str) -> None:
     for path in ("/ui", "/ui/new"):
         assert http.get(path, params={name: text}).status_code < 500
@@ -303,13 +368,23 @@ def test_no_path_or_query_is_too_odd(http: httpx.Client, text: str, name: str) -
         assert http.post(path).status_code < 500
 
 
-FIELDS = ("model", "calibration", "masks", "select", "refine", "sparsity", "sparsity_kind", "pattern", "pattern_shape")
-MORE = ("seed", "labels", "more", "include", "once", "max_layer_sparsity", "select.chita.ridge", "select.best.of")
+FIELDS = ("model", "calibration", "masks", "select", "refine", "select.sparsity", "select.sparsity.precision")
+MORE = (
+    "select.pattern",
+    "select.pattern.n:m.n",
+    "select.pattern.block.shape",
+    "select.layers.include",
+    "seed",
+    "labels",
+)
+MORE += ("once", "preprocess.resize", "preprocess.mean", "select.chita.ridge", "select.best.of")
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    form=st.dictionaries(st.sampled_from(FIELDS + MORE), TEXT | st.sampled_from(["chita", "snows", "shape", "1e999"]))
+@drawn(
+    form=st.dictionaries(
+        st.sampled_from(FIELDS + MORE), TEXT | st.sampled_from(["chita", "snows", "n:m", "block", "1e999", "[1, {}]"])
+    )
 )
 def test_no_form_is_too_odd(http: httpx.Client, form: dict[str, str]) -> None:
     for path in ("/ui/jobs", "/ui/plan"):
