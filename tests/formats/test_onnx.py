@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from pruning_core.errors import ModelError
 from pruning_core.formats import model_format, read_model, write_model
 from pruning_core.network import Network
+from pruning_core.pipeline import finish, prune
+from pruning_core.recipe import Recipe
+from tests.core.exported import calibration
 from tests.formats import onnx_models as make
 from tests.formats import zoo
 
@@ -171,3 +174,21 @@ def test_what_does_not_belong_to_the_file_is_not_written(tmp_path: Path) -> None
     with pytest.raises(ModelError, match="does not belong"):
         write_model(read_model(tmp_path / "a"), tmp_path / "b", tmp_path / "c")
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("name", ["cnn", "bert"])
+def test_snows_on_an_onnx_network_comes_nearer_to_the_dense_one(
+    name: str, exported: Callable[[str, str], Exported], tmp_path: Path
+) -> None:
+    module, inputs, path = exported(name, "legacy")
+    network = read_model(path)
+    data = calibration(zoo.make(name)._replace(module=module, inputs=inputs))
+    plain, refined = (
+        finish(prune(network, data, Recipe.parse({"select": {"algorithm": "magnitude", "sparsity": 0.5}, **more})))
+        for more in ({}, {"refine": {"algorithm": "snows"}})
+    )
+    assert all(torch.equal(refined.masks[weight], mask) for weight, mask in plain.masks.items())
+    (dense,), (before,), (after,) = (n.run(data.inputs) for n in (network, plain.network, refined.network))
+    assert (after - dense).norm() < 0.7 * (before - dense).norm()
+    write_model(refined.network, path, tmp_path / "pruned")
+    assert close(make.answers(tmp_path / "pruned", data.inputs)[0], after)
