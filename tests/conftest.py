@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
-# Before torch is imported, as in the worker's processes (see worker/environment.py).
+# Before torch is imported, as in the worker's processes (see worker/environment.py): nobody spins while he waits, and
+# the processes of the suite, with the services they start, share the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault(
+    "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+)
 
+import filelock
 import psutil
 
 from cli.embedded import LOOPBACK, free_port
@@ -55,11 +60,14 @@ def operator(running: tuple[str, int]) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the demo's trained network, calibration and validation data."""
-    from demo.train import main
+    """A folder with the demo's trained network, calibration and validation data; the suite's processes share it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "digits"
+    with filelock.FileLock(f"{folder}.lock"):
+        if not (folder / "validation.npz").is_file():
+            from demo.train import main
 
-    folder = tmp_path_factory.mktemp("digits")
-    main(folder)
+            main(folder)
     return folder
 
 

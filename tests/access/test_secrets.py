@@ -44,7 +44,7 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(0.01):
+        while not self._stop.wait(0.05):
             for process in psutil.Process().children(recursive=True):
                 if process.pid in self.seen:
                     continue

@@ -79,6 +79,7 @@ def test_docker_compose_accepts_the_file() -> None:
     assert without.returncode != 0, "compose must refuse to start without secrets"
 
 
+@pytest.mark.timeout(300)
 def test_api_image_steps_install_without_torch(tmp_path: Path) -> None:
     """The Dockerfile's own COPY and pip lines, run in a clean virtual environment."""
     text = (ROOT / "docker" / "api.Dockerfile").read_text("utf-8")
@@ -91,7 +92,11 @@ def test_api_image_steps_install_without_torch(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     step = re.search(r"^RUN (pip install(?:\\\n|.)*)", text, re.MULTILINE)
     assert step is not None
-    environment = {"PATH": f"{tmp_path / 'venv' / 'bin'}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    environment = {
+        "PATH": f"{tmp_path / 'venv' / 'bin'}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "PIP_NO_COMPILE": "1",  # half of the time
+    }
     done = subprocess.run(
         ["bash", "-ec", step[1]], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
