@@ -31,7 +31,8 @@ _BODY = {"application/json": {"schema": {"$ref": "#/components/schemas/JobReques
     summary="Prune a model",
     description="Queues a job. With an `Idempotency-Key` the same request may be sent again after any network error: "
     "the first makes the job (202), each further one answers 200 with the same job as it is by then; the same key with "
-    "another body is refused (409). A model or dataset may still be `inspecting`; if it is rejected later, the job "
+    "another body is refused (409). Files that were sent again in between are the same: of an upload only the bytes "
+    "count. A model or dataset may still be `inspecting`; if it is rejected later, the job "
     "fails with that problem.",
     operation_id="create_job",
     status_code=202,

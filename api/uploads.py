@@ -26,12 +26,13 @@ _EXAMPLE: dict[UploadKind, str] = {
     "mask": "msk_01JD3Z8Q9W3V6Y6T0B1C2D3E4F",
 }
 
+_HEX = {"pattern": "^[0-9a-fA-F]{64}$"}
 Sha256 = Annotated[
     str | None,
     Query(
         description="SHA-256 of the file (hexadecimal); if it does not match, nothing is stored. "
         "The header Content-Digest (RFC 9530) does the same for the body as sent.",
-        json_schema_extra={"pattern": "^[0-9a-fA-F]{64}$"},
+        json_schema_extra=_HEX,
     ),
 ]
 UploadId = Annotated[str, Path(description="Id of the upload.", examples=list(_EXAMPLE.values()))]
@@ -113,8 +114,9 @@ def router(kind: UploadKind) -> APIRouter:
         service: WithService,
         cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
+        sha256: Annotated[str | None, Query(description="Only with these bytes.", json_schema_extra=_HEX)] = None,
     ) -> Page[Upload]:
-        views, following = service.list_uploads(kind, cursor, limit)
+        views, following = service.list_uploads(kind, cursor, limit, sha256=digests.from_query(sha256))
         return page_of([upload_of(view, brief=True) for view in views], following)
 
     @routes.get(

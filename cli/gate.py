@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.console import AsJson, command, fail, out, show, usage
-from cli.exports import level_of, read_report
-from pruning_core.errors import PruningError
-from pruning_core.report import LevelReport, PruningReport
+
+if TYPE_CHECKING:
+    from pruning_core.report import LevelReport, PruningReport
 
 _Limit = Annotated[float | None, typer.Option(min=0, metavar="X")]
 
@@ -74,6 +74,10 @@ def gate(
     limits = {name: limit for name, limit in given.items() if limit is not None}
     if not limits:
         raise usage("give at least one limit, for instance --max-accuracy-drop 0.01")
+    # The vocabulary takes as long to import as all the rest, and every command would wait for it.
+    from cli.exports import level_of, read_report
+    from pruning_core.errors import PruningError
+
     try:
         known = read_report(report)
         place = level_of(known, model)

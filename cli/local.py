@@ -12,24 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import recipes
-from cli.console import AsJson, command, missing, say, show
+from cli.console import AsJson, command, missing, say, show, tell
 from cli.progress import watch
-from cli.recipes import (
-    AccuracyOption,
-    AlgorithmOption,
-    ExcludeOption,
-    Given,
-    LossOption,
-    MoreOption,
-    PatternOption,
-    PreprocessOption,
-    RecipeOption,
-    RefineOption,
-    SeedOption,
-    SparsityOption,
-)
+from cli.recipes import Given, takes_recipe
 from cli.submitting import summary
-from cli.transfers import targets
+from cli.transfers import placed, targets
 from client import Problem
 
 if TYPE_CHECKING:
@@ -39,29 +26,24 @@ FileOption = Path | None
 
 
 @command
+@takes_recipe
 def run(
-    model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The model file.")],
+    model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, metavar="MODEL", help="The model file.")],
     data: Annotated[
         Path, typer.Option("--data", "-d", exists=True, dir_okay=False, metavar="FILE", help="Calibration data.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the pruned model goes.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", callback=placed, help="Where the pruned model goes.")
+    ],
+    given: Given,
     validation: Annotated[
         FileOption, typer.Option(exists=True, metavar="FILE", help="Data to measure quality on; default: --data.")
     ] = None,
     masks: Annotated[FileOption, typer.Option(exists=True, metavar="FILE", help="Masks to prune by.")] = None,
-    algorithm: AlgorithmOption = None,
-    refine: RefineOption = None,
-    pattern: PatternOption = None,
-    sparsity: SparsityOption = None,
-    max_accuracy_drop: AccuracyOption = None,
-    max_loss_increase: LossOption = None,
-    exclude: ExcludeOption = None,
-    seed: SeedOption = None,
-    preprocess: PreprocessOption = None,
-    option: MoreOption = None,
-    recipe: RecipeOption = None,
-    save_masks: Annotated[FileOption, typer.Option(metavar="FILE", help="Where the masks go.")] = None,
-    save_report: Annotated[FileOption, typer.Option(metavar="FILE", help="Where the report goes, as JSON.")] = None,
+    save_masks: Annotated[FileOption, typer.Option(metavar="FILE", callback=placed, help="Where the masks go.")] = None,
+    save_report: Annotated[
+        FileOption, typer.Option(metavar="FILE", callback=placed, help="Where the report goes, as JSON.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -70,27 +52,13 @@ def run(
     The file is read as data and nothing in it is run, but there is no sandbox around this: for files of strangers use
     the service.
     """
-    given = Given(
-        algorithm=algorithm,
-        refine=refine,
-        pattern=pattern,
-        sparsity=sparsity,
-        max_accuracy_drop=max_accuracy_drop,
-        max_loss_increase=max_loss_increase,
-        exclude=exclude,
-        seed=seed,
-        preprocess=preprocess,
-        options=option,
-        recipe=recipe,
-        has_masks=masks is not None,
-    )
     given_files = {"model": model, "calibration": data, "validation": validation, "masks": masks}
     files = {role: path for role, path in given_files.items() if path is not None}
     with tempfile.TemporaryDirectory(prefix="prune-") as made:
         folder = Path(made)
         for role, path in files.items():
             (folder / role).symlink_to(path.resolve())
-        result = _prune(folder, recipes.build(given, _parts), device, model.name)
+        result = _prune(folder, recipes.build(given, _parts, has_masks=masks is not None), device, model.name)
         levels = result["summary"]["levels"]
         saved = []
         for i, (_, target) in enumerate(targets(levels, output)):
@@ -103,7 +71,8 @@ def run(
     if as_json:
         show({"state": "succeeded", "result": result["summary"], "files": [str(path) for path in saved]})
     else:
-        summary(levels)
+        summary(levels, aside=True)
+        tell(*saved)
 
 
 def _prune(folder: Path, recipe: dict[str, Any], device: str, name: str) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from typing import Annotated, cast, get_args
 import typer
 
 from cli import recipes
-from cli.console import AsJson, command, out, say, service, show, table, usage
+from cli.console import AsJson, command, out, say, service, show, table, tell, usage
 from cli.submitting import attend, summary
+from cli.transfers import placed
 from client import Job
 from client.errors import Problem
 from client.models import JobState
@@ -28,7 +29,7 @@ def jobs(
 ) -> None:
     """List jobs, newest first."""
     if state is not None and state not in _STATES:
-        raise usage(f"--state {state}: expected one of {', '.join(_STATES)}")
+        raise usage(f"--state {state}: there is no such state; {recipes.offer(state, _STATES)}")
     pair = next(iter(recipes.labels([label]).items())) if label is not None else None
     with service() as client:
         found = list(islice(client.list_jobs(state=cast("JobState | None", state), label=pair), limit))
@@ -73,14 +74,17 @@ def job(id: JobArgument, as_json: AsJson = False) -> None:
 def wait(
     id: JobArgument,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Then save the pruned model here.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", callback=placed, help="Then save the pruned model here."),
     ] = None,
     timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="Give up after this long.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Wait until a job has ended; 1 if it failed or was cancelled, or the time is over."""
     with service() as client:
-        attend(client, id, output=output, timeout=timeout, as_json=as_json)
+        files = attend(client, id, output=output, timeout=timeout, as_json=as_json)
+    if not as_json:
+        tell(*files)
 
 
 @command
@@ -95,12 +99,14 @@ def cancel(ids: Annotated[list[str], typer.Argument(metavar="JOB...", help="Ids.
 
 
 @command
-def delete(ids: Annotated[list[str], typer.Argument(metavar="JOB...", help="Ids.")]) -> None:
+def delete(ids: Annotated[list[str], typer.Argument(metavar="JOB...", help="Ids.")], as_json: AsJson = False) -> None:
     """Delete jobs that have ended, with all that they made. This cannot be undone."""
     with service() as client:
         for id in ids:
             client.delete_job(id)
             say(f"{id}  deleted")
+    if as_json:
+        show({"deleted": ids})
 
 
 @command
@@ -112,7 +118,7 @@ def algorithms(
     with service() as client:
         found = client.algorithms()
     if name is not None and name not in found.algorithms:
-        raise usage(f"there is no algorithm {name!r}; offered: {', '.join(sorted(found.algorithms))}")
+        raise usage(f"there is no algorithm {name}; {recipes.offer(name, sorted(found.algorithms))}")
     if as_json:
         show(found if name is None else found.algorithms[name])
         return
@@ -123,7 +129,7 @@ def algorithms(
         table("NAME", "PART", "WHAT IT DOES", rows=rows)
         return
     about = found.algorithms[name]
-    out().print(f"{name} ({about.part})\n{about.summary}\n{about.source}\n", markup=False)
+    say(f"{name} ({about.part})\n{about.summary}\n{about.source}\n")
     options = about.options.get("properties", {})
     table(
         *("OPTION", "DEFAULT", "MEANING"),

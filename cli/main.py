@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import signal
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -11,7 +13,7 @@ from cli import console, gate, local, looking, operating, results, submitting
 app = typer.Typer(
     name="prune",
     help="Send a trained network, get it back sparse. Which service: --url or PRUNING_URL; the key: PRUNING_API_KEY.",
-    epilog="Exit codes: 0 done, 1 the job failed or there was a problem, 2 usage, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 the job failed or there was a problem, 2 usage, 130 interrupted, 143 terminated.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -55,8 +57,13 @@ for operators in (operating.keys, operating.quotas):
     app.command(add_help_option=False, context_settings=_PASSED_ON)(operators)
 
 
+def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise console.Terminated
+
+
 def main() -> None:
     """Run the command."""
+    signal.signal(signal.SIGTERM, _terminated)
     app(prog_name="prune")
 
 

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TransferSpeedColumn
+from rich.table import Column
 
 from cli.console import err, say
 from client import Event
 
 _QUIET_SECONDS = 10.0
+_WIDE = 76
 
 
 class Told(Protocol):
@@ -22,16 +25,24 @@ class Told(Protocol):
         """Show it."""
 
 
-@contextmanager
-def transfer(what: str) -> Iterator[Told]:
-    """Show bytes that pass; nothing where there is no terminal."""
+def _canvas() -> Console | None:
+    """Return where bars can be drawn; None where there is no terminal, or one that only writes on."""
     console = err()
-    if not console.is_terminal:
+    # Room for the ^C that a terminal writes at the end of the line: it must not begin another.
+    console.width = max(console.width - 3, 10)
+    return console if console.is_terminal and not console.is_dumb_terminal else None
+
+
+@contextmanager
+def transfer(what: str, total: int | None = None) -> Iterator[Told]:
+    """Show bytes that pass; nothing where there is no terminal."""
+    console = _canvas()
+    if console is None:
         yield lambda _done, _total: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(what, total=total)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -68,16 +79,17 @@ class Watch:
 @contextmanager
 def watch(what: str) -> Iterator[Watch]:
     """Show a job while the block runs."""
-    console = err()
-    if not console.is_terminal:
+    console = _canvas()
+    if console is None:
         yield Watch(what, None)
         return
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
+        # Where it is narrow, how far it is matters more than what; that was said on a line before.
+        *((TextColumn("{task.description}"),) if console.width >= _WIDE else ()),
+        BarColumn(bar_width=20),
         TaskProgressColumn(),
-        TextColumn("{task.fields[stage]}"),
-        TextColumn("{task.fields[eta]}"),
+        TextColumn("{task.fields[stage]}", table_column=Column(no_wrap=True, min_width=9)),
+        TextColumn("{task.fields[eta]}", table_column=Column(no_wrap=True)),
     )
     with Progress(*columns, console=console) as bar:
         yield Watch(what, bar)

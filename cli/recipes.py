@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -65,28 +68,46 @@ RecipeOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """What the command line says about the recipe."""
+    """What the command line says about the recipe: an option for each field."""
 
-    algorithm: str | None = None
-    refine: str | None = None
-    pattern: str | None = None
-    sparsity: Sequence[float] | None = None
-    max_accuracy_drop: float | None = None
-    max_loss_increase: float | None = None
-    exclude: Sequence[str] | None = None
-    seed: int | None = None
-    preprocess: Sequence[str] | None = None
-    options: Sequence[str] | None = None
-    recipe: str | None = None
-    has_masks: bool = False
+    algorithm: AlgorithmOption = None
+    refine: RefineOption = None
+    pattern: PatternOption = None
+    sparsity: SparsityOption = None
+    max_accuracy_drop: AccuracyOption = None
+    max_loss_increase: LossOption = None
+    exclude: ExcludeOption = None
+    seed: SeedOption = None
+    preprocess: PreprocessOption = None
+    option: MoreOption = None
+    recipe: RecipeOption = None
 
 
-def build(given: Given, parts: Callable[[], Mapping[str, str]]) -> dict[str, Any]:
+def takes_recipe(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command, in place of its parameter ``given``, the options of a recipe."""
+
+    @wraps(function)
+    def command(**options: Any) -> None:
+        given = Given(**{field.name: options.pop(field.name) for field in fields(Given)})
+        function(given=given, **options)
+
+    types = get_type_hints(Given, include_extras=True)
+    recipe = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=types[name]) for name in types]
+    own = signature(function, eval_str=True).parameters.values()
+    shown = [part for one in own for part in (recipe if one.name == "given" else [one.replace(kind=one.KEYWORD_ONLY)])]
+    # Typer reads both.
+    command.__signature__ = Signature(shown)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in shown}
+    return command
+
+
+def build(given: Given, parts: Callable[[], Mapping[str, str]], *, has_masks: bool = False) -> dict[str, Any]:
     """Return the recipe that the options ask for; whether it can be used is for the service or the core to say.
 
     Args:
         given: The options.
         parts: Returns for each algorithm the part of a recipe that names it; asked only if an algorithm is named.
+        has_masks: Whether the job has masks to prune by.
 
     Raises:
         typer.BadParameter: The options contradict each other, or name an algorithm that there is not.
@@ -107,7 +128,7 @@ def build(given: Given, parts: Callable[[], Mapping[str, str]]) -> dict[str, Any
         select = {"algorithm": algorithm, **_common(select, algorithm)}
     if refiner is not None:
         refine = {**(refine if refine.get("algorithm") == refiner else {}), "algorithm": refiner}
-    for text in given.options or ():
+    for text in given.option or ():
         name, value = _pair("--option", text)
         part, _, rest = name.partition(".")
         if part in ("select", "refine") and rest:
@@ -120,7 +141,7 @@ def build(given: Given, parts: Callable[[], Mapping[str, str]]) -> dict[str, Any
         select["pattern"] = given.pattern
     if (sparsity := _sparsity(given)) is not None:
         select["sparsity"] = sparsity
-    if given.has_masks and "pattern" not in select and (select or not refine):
+    if has_masks and "pattern" not in select and (select or not refine):
         select["pattern"] = "mask"
     if refine and "algorithm" not in refine:
         raise usage("an option of the refinement needs --refine NAME")
@@ -154,9 +175,20 @@ def _common(select: Mapping[str, Any], algorithm: str) -> dict[str, Any]:
 def _check(option: str, name: str | None, part: str, known: Mapping[str, str]) -> None:
     if name is None or known.get(name) == part:
         return
-    offered = ", ".join(sorted(other for other, its in known.items() if its == part))
-    why = f"it is a {known[name]} algorithm" if name in known else "there is no such algorithm"
-    raise usage(f"{option} {name}: {why}; offered: {offered}")
+    offered = sorted(other for other, its in known.items() if its == part)
+    if name not in known:
+        raise usage(f"{option} {name}: there is no such algorithm; {offer(name, offered)}")
+    raise usage(f"{option} {name}: it is a {known[name]} algorithm; offered: {', '.join(offered)}")
+
+
+def offer(name: str, offered: Sequence[str]) -> str:
+    """Return what there is instead of a name, the most similar first.
+
+    >>> offer("chitta", ["alps", "chita"])
+    'did you mean chita? offered: alps, chita'
+    """
+    similar = get_close_matches(name.lower(), offered, n=1)
+    return "".join(f"did you mean {one}? " for one in similar) + f"offered: {', '.join(offered)}"
 
 
 def _sparsity(given: Given) -> float | list[float] | dict[str, float] | None:

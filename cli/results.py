@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from cli.console import FAILED, AsJson, command, missing, out, say, service, show, usage
+from cli.console import FAILED, AsJson, command, missing, out, say, service, show, tell, usage
 from cli.looking import JobArgument
 from cli.progress import Told, transfer
+from cli.transfers import placed
 from client import Client, NotOffered, Problem
 
 _TYPES = {"json": "application/json", "html": "text/html", "md": "text/markdown"}
@@ -43,7 +44,8 @@ def download(
         float | None, typer.Option("--sparsity", "-s", metavar="FRACTION", help="Which level, where there are several.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; default: under its own name.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", callback=placed, help="Where to; default: under its own name."),
     ] = None,
     compact: Annotated[
         bool, typer.Option("--compact", help="Fetch the model without its zeros, and put them in here.")
@@ -61,6 +63,8 @@ def download(
     say(f"saved {path}")
     if as_json:
         show({"file": str(path), "size": path.stat().st_size})
+    else:
+        tell(path)
 
 
 def _expanded(client: Client, id: str, output: Path, sparsity: float | None, told: Told) -> Path:
@@ -89,7 +93,8 @@ def report(
     id: JobArgument,
     format: Annotated[Format | None, typer.Option("--format", "-f", help="Default: json; with --open html.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; default: stdout.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", callback=placed, help="Where to; default: stdout."),
     ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Save it, and open it in the browser.")] = False,
 ) -> None:

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cli import recipes
-from cli.console import AsJson, command, on_interrupt, out, say, service, show, table
+from cli.console import FAILED, AsJson, command, on_interrupt, say, service, show, table, tell
 from cli.progress import watch
-from cli.recipes import (
-    AccuracyOption,
-    AlgorithmOption,
-    ExcludeOption,
-    Given,
-    LossOption,
-    MoreOption,
-    PatternOption,
-    PreprocessOption,
-    RecipeOption,
-    RefineOption,
-    SeedOption,
-    SparsityOption,
-)
-from cli.transfers import fetch_models, sent
+from cli.recipes import Given, takes_recipe
+from cli.transfers import fetch_models, placed, sending
 from client import Client, Job
+from client.models import Kind
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="The model file, or the id of one that was sent.")]
 DataOption = Annotated[
@@ -38,24 +27,17 @@ MasksOption = Annotated[
     str | None, typer.Option("--masks", metavar="FILE", help="Masks to prune by: a file, or the id of one.")
 ]
 
+_FIGURES = ("accuracy", "agreement", "loss", "output_error")
+
 
 @command
+@takes_recipe
 def submit(
     model: ModelArgument,
     data: DataOption,
+    given: Given,
     validation: ValidationOption = None,
     masks: MasksOption = None,
-    algorithm: AlgorithmOption = None,
-    refine: RefineOption = None,
-    pattern: PatternOption = None,
-    sparsity: SparsityOption = None,
-    max_accuracy_drop: AccuracyOption = None,
-    max_loss_increase: LossOption = None,
-    exclude: ExcludeOption = None,
-    seed: SeedOption = None,
-    preprocess: PreprocessOption = None,
-    option: MoreOption = None,
-    recipe: RecipeOption = None,
     label: Annotated[
         list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Your own; repeatable.")
     ] = None,
@@ -65,94 +47,63 @@ def submit(
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended; 1 if it fails.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Wait, and save the pruned model here.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", callback=placed, help="Wait, and save the pruned model here."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Send a model and data, and prune it.
 
     Prints the id of the job, or with --json the whole job. With --wait or -o it waits, shows how far it is, and ends
-    with 1 if the job fails. --algorithm snows (a refinement) means: refine with it, after the default way to choose.
+    with 1 if the job fails. Files that the service has already are not sent again. --algorithm snows (a refinement)
+    means: refine with it, after the default way to choose.
     """
-    given = Given(
-        algorithm=algorithm,
-        refine=refine,
-        pattern=pattern,
-        sparsity=sparsity,
-        max_accuracy_drop=max_accuracy_drop,
-        max_loss_increase=max_loss_increase,
-        exclude=exclude,
-        seed=seed,
-        preprocess=preprocess,
-        options=option,
-        recipe=recipe,
-        has_masks=masks is not None,
-    )
     named = recipes.labels(label)
     with service() as client:
-        wanted = recipes.build(given, lambda: parts(client))
-        job = client.create_job(
-            sent(client, "model", model),
-            sent(client, "dataset", data),
-            wanted,
-            validation=None if validation is None else sent(client, "dataset", validation),
-            masks=None if masks is None else sent(client, "mask", masks),
-            labels=named,
-            key=key,
-        )
-        if wait or output is not None:
+        wanted = recipes.build(given, lambda: parts(client), has_masks=masks is not None)
+        with sending(client) as sent:
+            job = client.create_job(
+                sent("model", model),
+                sent("dataset", data),
+                wanted,
+                validation=None if validation is None else sent("dataset", validation),
+                masks=None if masks is None else sent("mask", masks),
+                labels=named,
+                key=key,
+            )
+        waits = wait or output is not None
+        if not as_json:
+            say(f"{job.id} is {job.state}" + ("" if waits else f"; `prune wait {job.id}` waits for it"))
+            tell(job.id)
+        if waits:
             attend(client, job.id, output=output, as_json=as_json)
         elif as_json:
             show(job)
-        else:
-            say(f"queued; `prune wait {job.id}` waits for it")
-            typer.echo(job.id)
 
 
 @command
+@takes_recipe
 def plan(
     model: ModelArgument,
+    given: Given,
     data: Annotated[str | None, typer.Option("--data", "-d", metavar="FILE", help="Makes the estimate better.")] = None,
     masks: MasksOption = None,
-    algorithm: AlgorithmOption = None,
-    refine: RefineOption = None,
-    pattern: PatternOption = None,
-    sparsity: SparsityOption = None,
-    max_accuracy_drop: AccuracyOption = None,
-    max_loss_increase: LossOption = None,
-    exclude: ExcludeOption = None,
-    seed: SeedOption = None,
-    preprocess: PreprocessOption = None,
-    option: MoreOption = None,
-    recipe: RecipeOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a job would do: the layers, the weights that would stay, memory and time. Nothing is queued."""
-    given = Given(
-        algorithm=algorithm,
-        refine=refine,
-        pattern=pattern,
-        sparsity=sparsity,
-        max_accuracy_drop=max_accuracy_drop,
-        max_loss_increase=max_loss_increase,
-        exclude=exclude,
-        seed=seed,
-        preprocess=preprocess,
-        options=option,
-        recipe=recipe,
-        has_masks=masks is not None,
-    )
     with service() as client:
-        wanted = recipes.build(given, lambda: parts(client))
-        ids = {"model": sent(client, "model", model)}
-        client.wait_upload("model", ids["model"])
-        if data is not None:
-            ids["calibration"] = sent(client, "dataset", data)
-            client.wait_upload("dataset", ids["calibration"])
-        if masks is not None:
-            ids["masks"] = sent(client, "mask", masks)
-            client.wait_upload("mask", ids["masks"])
-        found = client.plan(ids["model"], wanted, calibration=ids.get("calibration"), masks=ids.get("masks"))
+        wanted = recipes.build(given, lambda: parts(client), has_masks=masks is not None)
+        with sending(client) as sent:
+
+            def inspected(kind: Kind, given: str) -> str:
+                return client.wait_upload(kind, sent(kind, given)).id
+
+            found = client.plan(
+                inspected("model", model),
+                wanted,
+                calibration=None if data is None else inspected("dataset", data),
+                masks=None if masks is None else inspected("mask", masks),
+            )
     if as_json:
         show(found)
         return
@@ -164,11 +115,11 @@ def plan(
     for level in found.levels:
         asked = "" if level["sparsity"] is None else f" at sparsity {level['sparsity']:g}"
         kept = "as many as the search finds" if level["kept"] is None else level["kept"]
-        out().print(f"{kept} of {level['weights']} weights would stay{asked}")
+        say(f"{kept} of {level['weights']} weights would stay{asked}")
     estimate = found.estimate
     if estimate:
         memory, seconds = estimate["memory_bytes"] / 2**20, estimate["seconds_at_least"]
-        out().print(f"about {memory:.0f} MiB, at least {seconds:.1f} s", markup=False)
+        say(f"about {memory:.0f} MiB, at least {seconds:.1f} s")
 
 
 def parts(client: Client) -> dict[str, str]:
@@ -183,14 +134,14 @@ def attend(
     output: Path | None = None,
     timeout: float | None = None,
     as_json: bool = False,
-) -> None:
-    """Wait for a job, show how far it is, save its model, and say what came out.
+) -> list[Path]:
+    """Wait for a job, show how far it is, save its models, say what came out, and return where they are.
 
     Raises:
         Problem: It failed or was cancelled.
         StillRunning: The time is over.
     """
-    advice = f"Interrupted; {id} goes on. `prune wait {id}` waits again, `prune cancel {id}` ends it."
+    advice = f"Interrupted; the job goes on.\n  wait for it:  prune wait {id}\n  end it:       prune cancel {id}"
     with on_interrupt(lambda: advice):
         with watch(id) as shown:
             job = client.wait_job(id, timeout=timeout, told=shown.event)
@@ -198,15 +149,16 @@ def attend(
             if as_json:
                 show(job)
                 say_problem(job)
-                raise typer.Exit(1)
+                raise typer.Exit(FAILED)
             job.check()
         files = [] if output is None else fetch_models(client, job, output)
     if as_json:
         show({**job.model_dump(mode="json"), "files": [str(path) for path in files]})
-        return
-    summary(job.levels)
+        return files
+    summary(job.levels, aside=True)
     if output is None:
-        say(f"`prune download {id} -o FILE` saves the model, `prune report {id}` says what was measured")
+        say(f"  save the model:     prune download {id} -o FILE\n  what was measured:  prune report {id}")
+    return files
 
 
 def say_problem(job: Job) -> None:
@@ -217,17 +169,19 @@ def say_problem(job: Job) -> None:
         say(f"prune: {error}")
 
 
-def summary(levels: list[dict[str, Any]]) -> None:
-    """Show what came out, level by level."""
+def summary(levels: list[dict[str, Any]], *, aside: bool = False) -> None:
+    """Show what came out, level by level; aside: on stderr."""
+    # The two figures that say most; the report has all.
+    named = [name for name in _FIGURES if any(name in (level.get("quality") or {}) for level in levels)][:2]
+    columns = [column for name in named for column in (name.replace("_", " ").upper(), "BY MAGNITUDE")]
     rows: list[tuple[object, ...]] = [
-        (f"{level['sparsity']:.4g}", _quality(level, "quality"), _quality(level, "magnitude"), level.get("size_bytes"))
-        for level in levels
+        (f"{level['sparsity']:.4g}", *_figures(level, named), level.get("size_bytes")) for level in levels
     ]
-    table("SPARSITY", "QUALITY", "BY MAGNITUDE", "BYTES", rows=rows)
+    table("SPARSITY", *columns, "BYTES", rows=rows, aside=aside)
 
 
-def _quality(level: dict[str, Any], which: str) -> str:
-    """Return the one or two figures that say most; the report has all."""
-    found = level.get(which) or {}
-    named = [(name, found[name]) for name in ("accuracy", "agreement", "loss", "output_error") if name in found]
-    return ", ".join(f"{name} {value:.4f}" for name, value in named[:2])
+def _figures(level: dict[str, Any], named: list[str]) -> Iterator[str]:
+    for name in named:
+        for which in ("quality", "magnitude"):
+            value = (level.get(which) or {}).get(name)
+            yield "" if value is None else f"{value:.4f}"

@@ -7,9 +7,9 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cli.console import on_interrupt, say, usage
 from cli.progress import transfer
@@ -20,24 +20,59 @@ _ID = re.compile(r"(mdl|dst|msk)_[0-9A-HJKMNP-TV-Z]{26}")
 _PREFIX: dict[Kind, str] = {"model": "mdl_", "dataset": "dst_", "mask": "msk_"}
 
 
-def sent(client: Client, kind: Kind, given: str) -> str:
-    """Return the id of what is given: itself, or that of the file after it was sent.
+class Sent(Protocol):
+    """Returns the id of what is given: itself, or that of the file after it was sent."""
+
+    def __call__(self, kind: Kind, given: str, /) -> str:
+        """Send it, if it is a file."""
+
+
+@contextmanager
+def sending(client: Client) -> Iterator[Sent]:
+    """Send files in this block; if it breaks off, the same command goes on with what the service has of them."""
+    with ExitStack() as notes:
+
+        def sent(kind: Kind, given: str) -> str:
+            path = Path(given)
+            if not path.is_file():
+                if _ID.fullmatch(given) and given.startswith(_PREFIX[kind]):
+                    return given
+                why = "is a folder, not a file" if path.is_dir() else "no such file"
+                raise usage(f"{given}: {why}, and no id of a {kind} ({_PREFIX[kind]}…)")
+            known, remember = notes.enter_context(_remembered(client, kind, path))
+            return _sent(client, kind, path, known, remember)
+
+        yield sent
+
+
+def _sent(client: Client, kind: Kind, path: Path, known: str | None, remember: Callable[[str], None]) -> str:
+    size, passed = path.stat().st_size, 0
+    advice = "Interrupted while sending. The same command goes on: of a large file it sends what is missing."
+    with on_interrupt(lambda: advice), transfer(f"sending {path.name}", size) as told:
+
+        def sent(done: int) -> None:
+            nonlocal passed
+            passed = done
+            told(done, size)
+
+        upload = client.upload(kind, path, sent=sent, reuse=True, resume=known, begun=remember)
+    say(f"{upload.id}  {path.name}  {size} bytes" + ("" if passed else ", there already"))
+    return upload.id
+
+
+def placed(output: Path | None) -> Path | None:
+    """Check, before anything is done, that a file can be put there.
 
     Raises:
-        typer.BadParameter: It is neither.
+        typer.BadParameter: There is no such folder, or it cannot be written to.
     """
-    path = Path(given)
-    if not path.is_file():
-        if _ID.fullmatch(given) and given.startswith(_PREFIX[kind]):
-            return given
-        raise usage(f"{given}: no such file, and no id of a {kind} ({_PREFIX[kind]}…)")
-    size = path.stat().st_size
-    with _remembered(client, kind, path) as (known, remember), transfer(f"sending {path.name}") as told:
-        advice = "Interrupted while sending. The same command sends only what is missing of a large file."
-        with on_interrupt(lambda: advice):
-            upload = client.upload(kind, path, sent=lambda done: told(done, size), resume=known, begun=remember)
-    say(f"{upload.id}  {path.name}  {size} bytes")
-    return upload.id
+    if output is not None:
+        folder = output if output.is_dir() else output.parent
+        if not folder.is_dir():
+            raise usage(f"{output}: there is no folder {folder}")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise usage(f"{output}: the folder {folder} cannot be written to")
+    return output
 
 
 def targets(levels: Sequence[Mapping[str, Any]], output: Path) -> list[tuple[float | None, Path]]:
@@ -66,9 +101,9 @@ def fetch_models(client: Client, job: Job, output: Path) -> list[Path]:
 
 @contextmanager
 def _remembered(client: Client, kind: Kind, path: Path) -> Iterator[tuple[str | None, Callable[[str], None]]]:
-    """Yield the upload in parts that was begun for this file before, and what notes a new one until the block ends."""
+    """Yield the upload in parts that was begun for this file before, and what notes a new one until all is done."""
     found = path.stat()
-    about = json.dumps([repr(client), kind, str(path.resolve()), found.st_size, found.st_mtime_ns])
+    about = json.dumps([client.url, kind, str(path.resolve()), found.st_size, found.st_mtime_ns])
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pruning-service" / "uploads"
     note = root / hashlib.sha256(about.encode()).hexdigest()[:32]
 

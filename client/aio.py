@@ -47,6 +47,11 @@ class AsyncClient:
         self._calls = Operations(retry or Retry())
         self._http = http or httpx.AsyncClient()
 
+    @property
+    def url(self) -> str:
+        """Of the service."""
+        return self._connection.url
+
     def __repr__(self) -> str:
         """Return where it goes; never the key."""
         return f"{type(self).__name__}({self._connection.url!r})"
@@ -72,6 +77,7 @@ class AsyncClient:
         *,
         filename: str | None = None,
         sent: Callable[[int], None] = nothing,
+        reuse: bool = False,
         resume: str | None = None,
         begun: Callable[[str], None] = nothing,
         parts_from: int = PARTS_FROM_BYTES,
@@ -85,6 +91,7 @@ class AsyncClient:
                     path=Path(path),
                     filename=filename,
                     sent=sent,
+                    reuse=reuse,
                     resume=resume,
                     begun=begun,
                     parts_from=parts_from,
@@ -101,9 +108,9 @@ class AsyncClient:
         """Return an upload when a worker has inspected it; raises `Problem` if it is rejected."""
         return await self._run(self._calls.wait_upload(kind, id, timeout))
 
-    def list_uploads(self, kind: Kind) -> AsyncIterator[Upload]:
-        """Yield models, datasets or masks, newest first."""
-        return self._emitted(self._calls.list_uploads(kind))
+    def list_uploads(self, kind: Kind, *, sha256: str | None = None) -> AsyncIterator[Upload]:
+        """Yield models, datasets or masks, newest first; or only those with these bytes."""
+        return self._emitted(self._calls.list_uploads(kind, sha256))
 
     async def delete_upload(self, kind: Kind, id: str) -> None:
         """Delete a model, dataset or mask with its bytes."""

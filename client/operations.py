@@ -34,9 +34,9 @@ class Operations:
         """Look at an upload."""
         return self._get(Upload, f"/{kind}s/{id}")
 
-    def list_uploads(self, kind: Kind) -> Operation[None]:
-        """Emit all uploads of a kind, newest first."""
-        return self._pages(Upload, f"/{kind}s", {})
+    def list_uploads(self, kind: Kind, sha256: str | None) -> Operation[None]:
+        """Emit uploads of a kind, newest first."""
+        return self._pages(Upload, f"/{kind}s", {"sha256": sha256})
 
     def wait_upload(self, kind: Kind, id: str, timeout: float) -> Operation[Upload]:
         """Wait until an upload is inspected."""

@@ -15,7 +15,7 @@ import httpx
 
 from client.effects import Answer, FileRange, Operation, Request, Send, Work
 from client.errors import ClientError, Problem
-from client.models import Kind, Parts, PartUrls, Upload
+from client.models import Kind, Page, Parts, PartUrls, Upload
 from client.retries import Patience, Retry, pause_after, pause_before, reliably, repeatable
 
 #: From this size on a file goes in parts.
@@ -40,6 +40,7 @@ class FileToSend:
         path: Where it is.
         filename: What the service calls it; default: its name.
         sent: Told how many bytes of it have gone, all in all.
+        reuse: Take an upload of the same bytes and name that the service has already, and send nothing.
         resume: Id of an upload in parts that was begun before; if it is not of the same bytes, a new one is begun.
         begun: Told the id of an upload in parts.
         parts_from: From which size on it goes in parts.
@@ -50,6 +51,7 @@ class FileToSend:
     path: Path
     filename: str | None = None
     sent: Callable[[int], None] = _ignore
+    reuse: bool = False
     resume: str | None = None
     begun: Callable[[str], None] = _ignore
     parts_from: int = PARTS_FROM_BYTES
@@ -70,6 +72,9 @@ def upload(file: FileToSend, retry: Retry) -> Operation[Upload]:
         OSError: The file cannot be read.
     """
     size, digest = yield Work(lambda: (file.path.stat().st_size, sha256_of(file.path)))
+    known = (yield from _known(file, digest, retry)) if file.reuse else None
+    if known is not None:
+        return known
     if size < max(file.parts_from, 1):
         return (yield from _whole(file, size, digest, retry))
     return (yield from _in_parts(file, size, digest, retry))
@@ -79,6 +84,17 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _known(file: FileToSend, digest: str, retry: Retry) -> Operation[Upload | None]:
+    request = Request(method="GET", url=f"/{file.kind}s", params={"sha256": digest})
+    found = Page[Upload].of((yield from reliably(request, retry)).body).items
+    return next((upload for upload in found if _usable(upload, file, digest)), None)
+
+
+def _usable(upload: Upload, file: FileToSend, digest: str) -> bool:
+    # Results are named after it, so the name counts too; what was rejected may be taken by a later version.
+    return (upload.sha256, upload.filename) == (digest, file.name) and upload.state != "rejected"
 
 
 def _whole(file: FileToSend, size: int, digest: str, retry: Retry) -> Operation[Upload]:
@@ -96,6 +112,8 @@ def _whole(file: FileToSend, size: int, digest: str, retry: Retry) -> Operation[
 
 def _in_parts(file: FileToSend, size: int, digest: str, retry: Retry) -> Operation[Upload]:
     parts = yield from _resumed(file, size, digest, retry)
+    if isinstance(parts, Upload):
+        return parts
     if parts is None:
         wanted = {"kind": file.kind, "filename": file.name, "size": size, "sha256": digest, "part_size": file.part_size}
         answer = yield from reliably(_post("/uploads", wanted), retry)
@@ -122,18 +140,23 @@ def _in_parts(file: FileToSend, size: int, digest: str, retry: Retry) -> Operati
             yield from pause_after(cut, patience)
 
 
-def _resumed(file: FileToSend, size: int, digest: str, retry: Retry) -> Operation[Parts | None]:
+def _resumed(file: FileToSend, size: int, digest: str, retry: Retry) -> Operation[Parts | Upload | None]:
+    """Return the upload that was begun before, or what has become of it; None if it is of no use."""
     if file.resume is None:
         return None
     try:
         parts = yield from _look(file.resume, retry)
+        if (parts.kind, parts.size, parts.sha256) != (file.kind, size, digest):
+            return None
+        if parts.state == "open":
+            return parts
+        answer = yield from reliably(Request(method="GET", url=f"/{parts.kind}s/{parts.id}"), retry)
     except Problem as problem:
         if problem.status != 404:
             raise
-        return None  # it has expired
-    # One that is complete may have been deleted or rejected since: it is not begun again, but it is not ours to use.
-    same = (parts.kind, parts.size, parts.sha256, parts.state) == (file.kind, size, digest, "open")
-    return parts if same else None
+        return None  # it has expired, or was deleted
+    upload = Upload.of(answer.body)
+    return upload if _usable(upload, file, digest) else None
 
 
 def _look(id: str, retry: Retry) -> Operation[Parts]:

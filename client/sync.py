@@ -58,6 +58,11 @@ class Client:
         self._calls = Operations(retry or Retry())
         self._http = http or httpx.Client()
 
+    @property
+    def url(self) -> str:
+        """Of the service."""
+        return self._connection.url
+
     def __repr__(self) -> str:
         """Return where it goes; never the key."""
         return f"{type(self).__name__}({self._connection.url!r})"
@@ -83,6 +88,7 @@ class Client:
         *,
         filename: str | None = None,
         sent: Callable[[int], None] = nothing,
+        reuse: bool = False,
         resume: str | None = None,
         begun: Callable[[str], None] = nothing,
         parts_from: int = PARTS_FROM_BYTES,
@@ -96,6 +102,7 @@ class Client:
                     path=Path(path),
                     filename=filename,
                     sent=sent,
+                    reuse=reuse,
                     resume=resume,
                     begun=begun,
                     parts_from=parts_from,
@@ -112,9 +119,9 @@ class Client:
         """Return an upload when a worker has inspected it; raises `Problem` if it is rejected."""
         return self._run(self._calls.wait_upload(kind, id, timeout))
 
-    def list_uploads(self, kind: Kind) -> Iterator[Upload]:
-        """Yield models, datasets or masks, newest first."""
-        return self._emitted(self._calls.list_uploads(kind))
+    def list_uploads(self, kind: Kind, *, sha256: str | None = None) -> Iterator[Upload]:
+        """Yield models, datasets or masks, newest first; or only those with these bytes."""
+        return self._emitted(self._calls.list_uploads(kind, sha256))
 
     def delete_upload(self, kind: Kind, id: str) -> None:
         """Delete a model, dataset or mask with its bytes."""

@@ -115,6 +115,11 @@ class Blobs:
         self._bucket.delete(layout.reference(blob, item))
         return None
 
+    def holders(self, sha256: str) -> list[str]:
+        """Return the ids of what refers to the tenant's bytes of this digest."""
+        known = self._bucket.get_json(layout.pointer(self._tenant, sha256))
+        return [] if known is None else self.users(known["blob"])
+
     def publish(self, blob: str, sha256: str) -> None:
         """Let later uploads of the same bytes find these; the first one that is published stays."""
         self._bucket.put_json(layout.named(blob, sha256), {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from itertools import islice
 from typing import Any, TypeVar
@@ -39,6 +39,7 @@ class Pager:
         read: Callable[[str], V | None],
         summary: Callable[[V], dict[str, Any]] | None = None,
         wanted: Callable[[dict[str, Any]], bool] | None = None,
+        among: Iterable[str] | None = None,
     ) -> tuple[list[V], str | None]:
         """Return a page and the cursor of the next.
 
@@ -49,13 +50,15 @@ class Pager:
             read: Id -> view, or None if it is gone, or another tenant's.
             summary: View -> what the filter judges; None: no filter.
             wanted: The filter; items that ended may be judged by a noted summary, without being read.
+            among: Only these; None: all there are.
 
         Raises:
             InputError: The cursor or the limit cannot be used.
         """
         if not 1 <= limit <= MAX_LIMIT:
             raise InputError("The limit is out of range.", expected=f"1 to {MAX_LIMIT}", received=limit)
-        ids = self._ids(kind, None if cursor is None else _decode(kind, cursor))
+        before = None if cursor is None else _decode(kind, cursor)
+        ids = self._ids(kind, before) if among is None else _older(kind, before, among)
         page: list[V] = []
         last, scanned = "", 0
         while scanned < MAX_SCANNED:
@@ -91,8 +94,7 @@ class Pager:
                     return
         except Down:
             pass
-        names = (name for name in self._named(kind) if is_id(kind, name))
-        yield from sorted((name for name in names if before is None or name < before), reverse=True)
+        yield from _older(kind, before, self._named(kind))
 
     def _named(self, kind: Kind) -> Iterator[str]:
         if self._tenant == DEFAULT:
@@ -100,6 +102,11 @@ class Pager:
             return self._bucket.children(layout.folder(kind))
         folder = layout.markers(self._tenant, kind)
         return (key.removeprefix(folder) for key in self._bucket.list(folder))
+
+
+def _older(kind: Kind, before: str | None, names: Iterable[str]) -> Iterator[str]:
+    ids = (name for name in names if is_id(kind, name))
+    return iter(sorted((id for id in ids if before is None or id < before), reverse=True))
 
 
 def _encode(item: str) -> str:

@@ -141,14 +141,16 @@ class Service:
         return self.uploads.get(upload)
 
     def list_uploads(
-        self, kind: UploadKind, cursor: str | None = None, limit: int = 50
+        self, kind: UploadKind, cursor: str | None = None, limit: int = 50, *, sha256: str | None = None
     ) -> tuple[list[UploadView], str | None]:
         """Return a page of uploads, newest first, and the cursor of the next page if there is more.
+
+        With ``sha256`` only those whose bytes have it; of one that came in parts that is known when it was inspected.
 
         Raises:
             InputError: The cursor or the limit cannot be used.
         """
-        return self.uploads.page(kind, cursor, limit)
+        return self.uploads.page(kind, cursor, limit, sha256)
 
     def delete_upload(self, upload: str) -> None:
         """Delete an upload and its bytes.

@@ -68,14 +68,14 @@ class Submissions:
             if self._bucket.write_once(where, mine):
                 return self._record(mine["job"], checked, where), True
             known = self._bucket.get_json(where) or mine
-        if known["digest"] != digest:
+        job: str = known["job"]
+        view = self._view(job)
+        if known["digest"] != digest and not (view is not None and self._same(view, body)):
             raise Conflict(
                 "This idempotency key was used before with another body.",
                 advice="Use a new key for a new job; repeat a request with exactly the same body.",
-                job=known["job"],
+                job=job,
             )
-        job: str = known["job"]
-        view = self._view(job)
         if view is None:
             # A crash between the two writes leaves a key without its job: then it is made now, under the same id.
             view = self._record(job, self._checked(body), where)
@@ -83,6 +83,15 @@ class Submissions:
             # A crash after them leaves a job that nobody was told of until the next comparison with the bucket.
             self._items.announce(job)
         return view, False
+
+    def _same(self, view: JobView, body: dict[str, Any]) -> bool:
+        """Return whether a job is what was asked for but for the ids of its uploads: other ones with the same bytes."""
+        if (view.recipe, view.labels) != (body["recipe"], body["labels"]):
+            return False
+        named = {field: str(body[field]) for field in USES if body.get(field) is not None}
+        found = {field: self._items.find(USES[field], upload) for field, upload in named.items()}
+        sent = {field: upload and upload.request["sha256"] for field, upload in found.items()}
+        return sent == {field: known.sha256 for field, known in view.inputs.items()}
 
     def plan(self, uploads: dict[str, str | None], recipe: Any) -> dict[str, Any]:
         """Say what such a job would do; see `jobs.service.Service.plan`."""

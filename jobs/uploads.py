@@ -163,9 +163,12 @@ class Uploads:
         found = self._find(upload)
         return None if found is None else self._views.upload(found)
 
-    def page(self, kind: UploadKind, cursor: str | None, limit: int) -> tuple[list[UploadView], str | None]:
-        """Return a page, newest first, and the cursor of the next."""
-        return self._pager.page(kind, cursor, limit, self.get)
+    def page(
+        self, kind: UploadKind, cursor: str | None, limit: int, sha256: str | None = None
+    ) -> tuple[list[UploadView], str | None]:
+        """Return a page, newest first, and the cursor of the next; of all, or of those with these bytes."""
+        among = None if sha256 is None else self.blobs.holders(sha256.lower())
+        return self._pager.page(kind, cursor, limit, self.get, among=among)
 
     def delete(self, upload: str) -> None:
         """Delete an upload unless an open job uses it. Its record goes first: then no new job can name it.

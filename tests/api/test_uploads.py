@@ -92,6 +92,8 @@ def test_the_right_digest_is_accepted_however_it_is_sent(http: httpx.Client, whe
 def test_a_wrong_digest_is_refused(http: httpx.Client, size: int) -> None:
     data, wrong = zip_bytes(size), sha256(b"another file")
     document = problem(http.put("/models", content=data, params={"sha256": wrong}), 422, "digest-mismatch")
+    problem(http.get("/models", params={"sha256": wrong[1:]}), 422, "invalid-request")
+    assert http.get("/models", params={"sha256": wrong.upper()}).json() == {"items": [], "next_cursor": None}
     assert (document["expected"], document["received"]) == (wrong, sha256(data))
     headers = {"Content-Digest": as_header(wrong)}
     problem(http.put("/models", content=data, headers=headers), 422, "digest-mismatch")

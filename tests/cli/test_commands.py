@@ -53,6 +53,29 @@ def test_submit_prints_the_id_and_nothing_else(shell: Any, files: Path) -> None:
     assert json.loads(again.stdout)["model"] == listed["model"], "what was sent before is named by its id"
 
 
+def test_the_same_command_again_is_the_same_job_and_sends_nothing(shell: Any, proxy: Between, files: Path) -> None:
+    shell.url = proxy.url
+    once = (*SUBMIT, "--key", f"nightly-{files}")
+    first = shell(*once)
+    again = shell(*once)
+    assert again.exit_code == 0, again.stderr
+    assert again.stdout == first.stdout != ""
+    assert "net.pt2  " in again.stderr
+    assert again.stderr.count("there already") == 2
+    assert proxy.count("PUT ") == 2, "model and data, once"
+    # A machine that knows nothing of the first run, and whose file is newer: still the same bytes.
+    (files / "net.pt2").touch()
+    assert shell(*once).stdout == first.stdout
+    # Results are named after the file, so another name is another upload; the key asks for the same job all the same.
+    (files / "net.pt2").rename(files / "same.pt2")
+    renamed = shell("submit", "same.pt2", *once[2:])
+    assert (renamed.stdout, proxy.count("PUT ")) == (first.stdout, 3), renamed.stderr
+    (files / "same.pt2").write_bytes(zip_bytes(6000))
+    other = shell("submit", "same.pt2", *once[2:])
+    assert (other.exit_code, other.stdout) == (1, "")
+    assert "used before with another body" in other.stderr
+
+
 def test_cancel_wait_and_delete(shell: Any) -> None:
     job = shell(*SUBMIT).stdout.strip()
     slow = shell("wait", job, "--timeout", "0.2")
@@ -62,7 +85,8 @@ def test_cancel_wait_and_delete(shell: Any) -> None:
     assert waited.exit_code == 1
     assert json.loads(waited.stdout)["state"] == "cancelled"
     assert "was cancelled" in waited.stderr
-    assert shell("delete", job).exit_code == 0
+    deleted = shell("delete", job, "--json")
+    assert (deleted.exit_code, json.loads(deleted.stdout)) == (0, {"deleted": [job]})
     gone = shell("job", job, "--json")
     assert gone.exit_code == 1
     assert json.loads(gone.stdout)["error"]["type"].endswith(":not-found")
@@ -87,11 +111,13 @@ def test_a_recipe_that_cannot_be_used_is_refused_by_the_service(shell: Any) -> N
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((*SUBMIT, "--algorithm", "chitta"), "offered: alps"),
+        ((*SUBMIT, "--algorithm", "chitta"), "did you mean chita? offered: alps"),
+        ((*SUBMIT, "-o", "no/such/out.pt2"), "there is no folder no/such"),
+        (("submit", ".", "--data", "data.npz"), "is a folder"),
         (("submit", "missing.pt2", "--data", "data.npz"), "no such file"),
         (("submit", "dst_01JD3Z9XB3M8R6N0QSWJ5T7K2P", "--data", "data.npz"), "no id of a model"),
         (("submit", "net.pt2"), "--data"),
-        (("jobs", "--state", "lost"), "expected one of queued"),
+        (("jobs", "--state", "failing"), "did you mean failed? offered: queued"),
         (("download", "job_1", "model", "--compact"), "--compact"),
         (("algorithms", "chitta"), "offered: alps"),
         (("nonsense",), "nonsense"),
@@ -125,11 +151,15 @@ def test_results_of_several_levels(shell: Any, client_api: Api, files: Path) -> 
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["files"] == ["out-0.5.pt2", "out-0.9.pt2"]
     assert (files / "out-0.9.pt2").read_bytes() == (files / "pruned").read_bytes()
-    assert "0.9\taccuracy 1.0000" in shell("job", job).stdout
+    waited = shell("wait", job, "-o", "out.pt2")
+    assert waited.stdout == "out-0.5.pt2\nout-0.9.pt2\n"
+    assert "SPARSITY\tACCURACY\tBY MAGNITUDE\tBYTES\n0.5\t1.0000\t\t\n" in waited.stderr
+    assert "0.9\t1.0000" in shell("job", job).stdout
     needed = shell("download", job)
     assert needed.exit_code == 1
     assert "0.5" in needed.stderr
-    assert shell("download", job, "masks", "-s", "0.9").exit_code == 0
+    saved = shell("download", job, "masks", "-s", "0.9")
+    assert (saved.exit_code, saved.stdout) == (0, "net-masks-0.9.safetensors\n")
     assert (files / "net-masks-0.9.safetensors").exists()
     assert shell("report", job).stdout == '{"a": "report"}\n'
 
@@ -159,17 +189,24 @@ def test_what_was_cut_goes_on_with_the_next_command(
     begun = proxy.count("POST /uploads$")
     proxy.faults.clear()
     parts_proxy.faults.clear()
+    proxy.faults.append(Fault(like="POST /jobs$", what="instead", answer=BUSY, times=99))
+    assert shell("--retry-seconds", "0", *SUBMIT).exit_code == 1
+    assert parts_proxy.count("PUT ") > 1, "now the parts are there, but no job"
+    parts_proxy.requests.clear()
+    proxy.faults.clear()
     done = shell(*SUBMIT)
     assert done.exit_code == 0, done.stderr
-    assert proxy.count("POST /uploads$") == begun == 1, "the second command goes on with the upload of the first"
+    assert proxy.count("POST /uploads$") == begun == 1, "the other commands go on with the upload of the first"
+    assert (parts_proxy.count("PUT "), proxy.count("PUT /datasets")) == (0, 1), "the third has nothing to send"
     assert not list((files / "cache" / "pruning-service" / "uploads").iterdir()), "and then it is forgotten"
 
 
 def test_nobody_there_is_said_while_it_is_tried_again(prune: Any) -> None:
     done = prune("--retry-seconds", "0.3", "jobs")
     assert done.exit_code == 1
-    assert "trying again in" in done.stderr
+    assert done.stderr.count("trying again for up to 0.3 s") == 1, "once, however often it is tried"
     assert "No answer from the service" in done.stderr
+    assert "PRUNING_URL names another" in done.stderr
 
 
 def test_a_key_that_is_missing_is_said(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +217,7 @@ def test_a_key_that_is_missing_is_said(shell: Any, monkeypatch: pytest.MonkeyPat
     assert "Authorization: Bearer" in done.stderr
 
 
-def test_interrupted_while_waiting_it_says_how_to_go_on(shell: Any, token: str, files: Path) -> None:
+def test_ended_while_waiting_the_id_is_told_and_how_to_go_on(shell: Any, token: str, files: Path) -> None:
     command = [sys.executable, "-m", "cli", *SUBMIT, "--wait"]
     variables = {**environment(files, shell.url), "PRUNING_API_KEY": token}
     waiting = subprocess.Popen(
@@ -192,12 +229,11 @@ def test_interrupted_while_waiting_it_says_how_to_go_on(shell: Any, token: str, 
     while "queued  0%" not in said:
         assert time.monotonic() < deadline, said
         said += waiting.stderr.readline()
-    waiting.send_signal(signal.SIGINT)
+    waiting.send_signal(signal.SIGTERM)
     out, rest = waiting.communicate(timeout=20)
-    assert waiting.returncode == 130
-    assert out == ""
-    job = said.split("queued  0%")[0].split()[-1]
-    assert f"prune wait {job}" in rest
-    assert f"prune cancel {job}" in rest
+    assert waiting.returncode == 143
+    (job,) = out.splitlines()
+    assert f"prune wait {job}\n" in rest
+    assert f"prune cancel {job}\n" in rest
     assert "Traceback" not in rest
     assert shell("cancel", job).exit_code == 0

@@ -34,15 +34,15 @@ CHITA = {"select": {"algorithm": "chita", "sparsity": 0.9}}
         ({"algorithm": "snows", "has_masks": True}, {"refine": {"algorithm": "snows"}}),
         ({"algorithm": "obs", "has_masks": True}, {"select": {"algorithm": "obs", "pattern": "mask"}}),
         (
-            {"algorithm": "chita", "sparsity": [0.9], "options": ["stages=4", "structure=block"]},
+            {"algorithm": "chita", "sparsity": [0.9], "option": ["stages=4", "structure=block"]},
             {"select": {"algorithm": "chita", "sparsity": 0.9, "stages": 4, "structure": "block"}},
         ),
         (
-            {"algorithm": "snows", "sparsity": [0.5], "options": ["k_step=2", "select.samples=64"]},
+            {"algorithm": "snows", "sparsity": [0.5], "option": ["k_step=2", "select.samples=64"]},
             {"select": {"sparsity": 0.5, "samples": 64}, "refine": {"algorithm": "snows", "k_step": 2}},
         ),
         (
-            {"refine": "snows", "sparsity": [0.5], "options": ["refine.k_step=2"], "exclude": ["head*"], "seed": 3},
+            {"refine": "snows", "sparsity": [0.5], "option": ["refine.k_step=2"], "exclude": ["head*"], "seed": 3},
             {
                 "select": {"sparsity": 0.5, "layers": {"exclude": ["head*"]}},
                 "refine": {"algorithm": "snows", "k_step": 2},
@@ -56,7 +56,8 @@ CHITA = {"select": {"algorithm": "chita", "sparsity": 0.9}}
     ],
 )
 def test_options_are_a_recipe(given: dict[str, Any], recipe: dict[str, Any]) -> None:
-    assert build(Given(**given), _parts) == recipe
+    has_masks = given.pop("has_masks", False)
+    assert build(Given(**given), _parts, has_masks=has_masks) == recipe
 
 
 def test_what_they_make_is_a_recipe_of_the_core() -> None:
@@ -79,12 +80,12 @@ def test_a_recipe_file_is_changed_by_the_options(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"algorithm": "chitta"}, "there is no such algorithm; offered: alps, best, "),
+        ({"algorithm": "chitta"}, r"no such algorithm; did you mean chita\? offered: alps, best, "),
         ({"refine": "chita"}, "it is a select algorithm; offered: snows"),
         ({"algorithm": "snows", "refine": "snows"}, "it is a refine algorithm"),
         ({"sparsity": [0.5], "max_accuracy_drop": 0.1}, "give one of"),
-        ({"options": ["stages"]}, "--option: expected key=value"),
-        ({"options": ["refine.k_step=2"], "sparsity": [0.5]}, "needs --refine"),
+        ({"option": ["stages"]}, "--option: expected key=value"),
+        ({"option": ["refine.k_step=2"], "sparsity": [0.5]}, "needs --refine"),
         ({"recipe": "/no/such/file"}, "--recipe /no/such/file"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import socket
 import subprocess
 import sys
@@ -11,14 +12,17 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from typer.models import CommandInfo
 
+from cli.main import app
 from tests.cli.shell import ROOT, environment, put_on_path
 
 
 def test_it_starts_without_what_only_some_commands_need() -> None:
     code = (
         "import sys, cli.main; "
-        "heavy = {'torch', 'numpy', 'fastapi', 'uvicorn', 'boto3', 'celery', 'redis', 'jobs', 'api', 'worker'}; "
+        "heavy = {'torch', 'numpy', 'fastapi', 'uvicorn', 'boto3', 'celery', 'redis', 'jsonschema'}; "
+        "heavy |= {'jobs', 'api', 'worker', 'pruning_core'}; "
         "sys.exit(', '.join(heavy & set(sys.modules)) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -29,6 +33,20 @@ def test_the_entry_point_is_there() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     module, _, name = project["scripts"]["prune"].partition(":")
     assert callable(getattr(import_module(module), name))
+
+
+def test_the_page_says_what_each_command_prints() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    rows = re.findall(
+        r"^\| (`[^|]*) \|", text.partition("| stdout of a script |")[2].partition("\n\n")[0], re.MULTILINE
+    )
+    told = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(told) == sorted(command.name or function_name(command) for command in app.registered_commands)
+
+
+def function_name(command: CommandInfo) -> str:
+    assert command.callback is not None
+    return command.callback.__name__
 
 
 def test_bash_completes_a_command(tmp_path: Path) -> None:

@@ -85,6 +85,21 @@ def test_an_upload_goes_on_in_another_process(make: Make, proxy: Between, parts_
     assert [parts_proxy.count(f"PUT .*partNumber={number}&") for number in (1, 2, 3)] == [0, 0, 1]
 
 
+def test_what_is_there_already_is_not_sent_again(make: Make, proxy: Between, client_api: Api, files: Path) -> None:
+    client, path = make(proxy.url), files / "net.pt2"
+    path.write_bytes(zip_bytes(5000) + os.urandom(8))
+    first = client.upload("model", path, reuse=True)
+    assert client.upload("model", path, reuse=True).id == first.id
+    assert [found.id for found in client.list_uploads("model", sha256=first.sha256)] == [first.id]
+    assert client.upload("model", path, reuse=True, filename="other.pt2").id != first.id, "results have its name"
+    assert client.upload("model", path).id != first.id, "only if it is asked for"
+    assert proxy.count("PUT /models") == 3
+    for known in client.list_uploads("model", sha256=first.sha256):
+        finished_job.reject(client_api.service, known.id, {"type": "about:blank", "title": "Bad"})
+    client.upload("model", path, reuse=True)
+    assert proxy.count("PUT /models") == 4, "one that was rejected is of no use"
+
+
 def test_parts_that_cannot_reach_the_store_go_through_the_api(
     make: Make, proxy: Between, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

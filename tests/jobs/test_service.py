@@ -11,6 +11,7 @@ import pytest
 
 from jobs import layout
 from jobs.errors import Conflict, DigestMismatch, NotFound, NotReady, RejectedUpload, TooLarge
+from jobs.ids import UploadKind
 from jobs.records import JobView
 from jobs.service import Service
 from jobs.writer import PART_BYTES
@@ -90,6 +91,26 @@ def test_aborted_upload_leaves_nothing(service: Service) -> None:
 def test_uploads_are_listed_by_kind(service: Service, uploads: tuple[str, str]) -> None:
     assert [view.id for view in service.list_uploads("model")[0]] == [uploads[0]]
     assert [view.id for view in service.list_uploads("dataset")[0]] == [uploads[1]]
+
+
+def test_uploads_are_found_by_their_bytes(service: Service, redis_down: Service, uploads: tuple[str, str]) -> None:
+    same = service.create_upload("model", iter([b"model"]), filename="again.pt2")
+    as_data = service.create_upload("dataset", iter([b"model"]))
+    submit(service, uploads)  # refers to the bytes too, and is no upload
+
+    def found(seen_by: Service, sha256: str = same.sha256, kind: UploadKind = "model", **more: Any) -> Any:
+        views, cursor = seen_by.list_uploads(kind, sha256=sha256, **more)
+        return [view.id for view in views], cursor
+
+    for seen_by in (service, redis_down):
+        assert found(seen_by) == ([same.id, uploads[0]], None)
+        assert found(seen_by, kind="dataset") == ([as_data.id], None)
+    page, cursor = found(service, limit=1)
+    assert page == [same.id]
+    assert found(service, limit=1, cursor=cursor)[0] == [uploads[0]]
+    assert found(service, "0" * 64) == found(service.of("other")) == ([], None)
+    service.delete_upload(same.id)
+    assert found(service) == ([uploads[0]], None)
 
 
 def test_delete_upload(service: Service, uploads: tuple[str, str]) -> None:
@@ -209,6 +230,19 @@ def test_same_key_other_body(service: Service, uploads: tuple[str, str]) -> None
     with pytest.raises(Conflict) as caught:
         submit(service, uploads, idempotency_key="key", labels={"a": "b"})
     assert caught.value.extensions == {"job": first.id}
+
+
+def test_same_key_and_files_that_were_sent_again(service: Service, uploads: tuple[str, str]) -> None:
+    first = submit(service, uploads, idempotency_key="key")
+    model = service.create_upload("model", iter([b"model"]), filename="another name.pt2").id
+    data = service.create_upload("dataset", iter([b"data"])).id
+    assert submit(service, (model, data), idempotency_key="key").id == first.id
+    others = service.create_upload("dataset", iter([b"other data"])).id
+    for changed in ((model, others), (model, "dst_01JD3Z9XB3M8R6N0QSWJ5T7K2P")):
+        with pytest.raises(Conflict):
+            submit(service, changed, idempotency_key="key")
+    with pytest.raises(Conflict):
+        service.create_job(model, data, "dst_01JD3Z9XB3M8R6N0QSWJ5T7K2P", RECIPE, {}, "key")
 
 
 def test_key_outlives_a_wipe_and_its_uploads(service: Service, uploads: tuple[str, str]) -> None:
