@@ -54,7 +54,7 @@ def err() -> Console:
 
 def out() -> Console:
     """Return the console of stdout, as it is now."""
-    return Console(highlight=False)
+    return Console(highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
@@ -90,7 +90,7 @@ def table(*columns: str, rows: list[tuple[object, ...]], aside: bool = False) ->
     drawn = Table(named, *others, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         drawn.add_row(*("" if cell is None else str(cell) for cell in row))
-    console.print(drawn, markup=False)
+    console.print(drawn, markup=False, soft_wrap=False)
 
 
 @contextmanager

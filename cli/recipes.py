@@ -145,6 +145,8 @@ def build(given: Given, parts: Callable[[], Mapping[str, str]], *, has_masks: bo
         select["pattern"] = "mask"
     if refine and "algorithm" not in refine:
         raise usage("an option of the refinement needs --refine NAME")
+    if not select and not refine:
+        raise usage("it is not said how to prune: give --sparsity 0.9, a goal, --pattern 2:4, --masks or --recipe FILE")
     preprocess = {**(recipe.get("preprocess") or {}), **dict(_pair("--preprocess", t) for t in given.preprocess or ())}
     made_of = {"select": select or None, "refine": refine or None, "preprocess": preprocess or None}
     made = {**recipe, **made_of, **({} if given.seed is None else {"seed": given.seed})}
@@ -221,8 +223,10 @@ def _read(where: str | None) -> dict[str, Any]:
     try:
         text = sys.stdin.read() if where == "-" else Path(where).read_text("utf-8")
         document = json.loads(text)
-    except (OSError, ValueError) as error:
-        raise usage(f"--recipe {where}: {error}") from None
+    except OSError as error:
+        raise usage(f"--recipe {where}: {error.strerror}") from None
+    except ValueError as error:
+        raise usage(f"--recipe {where}: this is no JSON: {error}") from None
     if not isinstance(document, dict) or not all(
         isinstance(document.get(part) or {}, dict) for part in ("select", "refine", "preprocess")
     ):

@@ -70,7 +70,8 @@ class Problem(ClientError):  # noqa: N818 - named after what it says
             if (value := self.document.get(name)) is not None:
                 lines.append(f"  {name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
         for error in self.document.get("errors") or ():
-            if isinstance(error, Mapping):
+            # One that is all that is wrong is what `detail` says.
+            if isinstance(error, Mapping) and str(error.get("problem")) not in lines[0]:
                 lines.append(f"  {error.get('field')}: {error.get('problem')}")
         return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -86,8 +87,12 @@ def retry_after(answer: Answer) -> float:
 
 
 def why(error: httpx.TransportError) -> str:
-    """Return what went wrong, in words."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """Return what went wrong, in words.
+
+    >>> why(httpx.ConnectError("[Errno 111] Connection refused")), why(httpx.ReadTimeout(""))
+    ('Connection refused', 'ReadTimeout')
+    """
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
 
 
 def pause_after(error: httpx.TransportError, patience: Patience) -> Operation[None]:

@@ -86,7 +86,8 @@ def test_a_recipe_file_is_changed_by_the_options(tmp_path: Path, monkeypatch: py
         ({"sparsity": [0.5], "max_accuracy_drop": 0.1}, "give one of"),
         ({"option": ["stages"]}, "--option: expected key=value"),
         ({"option": ["refine.k_step=2"], "sparsity": [0.5]}, "needs --refine"),
-        ({"recipe": "/no/such/file"}, "--recipe /no/such/file"),
+        ({"recipe": "/no/such/file"}, "--recipe /no/such/file: No such file"),
+        ({"seed": 3}, "it is not said how to prune"),
     ],
 )
 def test_what_cannot_be_meant_is_said(given: dict[str, Any], says: str) -> None:
