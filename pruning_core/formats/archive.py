@@ -48,6 +48,7 @@ class Member:
         packed: How many they are in the archive: fewer where it is compressed.
         crc: Their CRC-32, as the archive states it.
         crc_fields: Where the archive states it: offsets of 4-byte little-endian fields.
+        holder: Name of the member that it is within; its checksum is over these bytes too.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Member:
     packed: int
     crc: int
     crc_fields: tuple[int, ...]
+    holder: str | None = None
 
 
 class Archive:
@@ -95,6 +97,14 @@ class Archive:
             for key, member in _members(view, (_STORED,)).items()
         }
         return inner
+
+    def joined(self, name: str, inside: Archive) -> Archive:
+        """Return this archive with the members of one that is `within` it, each as ``name/…``."""
+        whole = object.__new__(Archive)
+        whole.path, whole.map, whole.start, whole.size = self.path, self.map, self.start, self.size
+        more = {f"{name}/{key}": replace(member, holder=name) for key, member in inside.members.items()}
+        whole.members = {**self.members, **more}
+        return whole
 
     def view(self, name: str, limit: int | None = None) -> memoryview:
         """Return a member's bytes after comparing them with their CRC.

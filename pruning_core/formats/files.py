@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor
 
 from pruning_core.errors import ModelError
+from pruning_core.formats.archive import Member
+
+_CHUNK = 2**20
 
 
 @contextmanager
@@ -36,8 +40,20 @@ def appearing(target: Path) -> Iterator[IO[bytes]]:
 def copied(source: Path, target: Path) -> Iterator[IO[bytes]]:
     """Yield a copy of the source, to be patched in place, that takes the target's place in the end."""
     with appearing(target) as file, source.open("rb") as original:
-        shutil.copyfileobj(original, file, 2**20)
+        shutil.copyfileobj(original, file, _CHUNK)
         yield file
+
+
+def rechecked(file: IO[bytes], member: Member) -> None:
+    """Write the checksum of a stored member, of the bytes that it has now."""
+    file.seek(member.offset)
+    crc, left = 0, member.size
+    while left:
+        block = file.read(min(_CHUNK, left))
+        crc, left = zlib.crc32(block, crc), left - len(block)
+    for field in member.crc_fields:
+        file.seek(field)
+        file.write(crc.to_bytes(4, "little"))
 
 
 def changed(weights: Mapping[str, Tensor], original: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,17 +9,15 @@ from __future__ import annotations
 import re
 import shutil
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
 
 from torch import Tensor
 
 from pruning_core.errors import ModelError, UnsupportedModel
 from pruning_core.formats.archive import Archive, open_map
 from pruning_core.formats.document import mapping, parse_json
-from pruning_core.formats.files import appearing, changed, copied
+from pruning_core.formats.files import appearing, changed, copied, rechecked
 from pruning_core.formats.hf_config import is_config
 from pruning_core.formats.hf_model import network_of
 from pruning_core.formats.tensors import (
@@ -191,19 +189,7 @@ def write_zip(weights: Mapping[str, Tensor], source: Path, target: Path) -> None
         for name, (_, entries) in parts.items():
             member = archive.members[name]
             patch(file, new[name], entries, member.offset)
-            crc = _checksum(file, member.offset, member.size).to_bytes(4, "little")
-            for field in member.crc_fields:
-                file.seek(field)
-                file.write(crc)
-
-
-def _checksum(file: IO[bytes], offset: int, size: int) -> int:
-    file.seek(offset)
-    crc, left = 0, size
-    while left:
-        block = file.read(min(_CHUNK, left))
-        crc, left = zlib.crc32(block, crc), left - len(block)
-    return crc
+            rechecked(file, member)
 
 
 def _write_anew(

@@ -1,111 +1,25 @@
-"""``.pt2`` archives (torch.export.save of torch 2.13) -> `Network`: read as data, nothing is loaded or executed."""
+"""``.pt2`` archives (torch.export.save of torch 2.4 or later) -> `Network`: as data, nothing is loaded or executed."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pruning_core.errors import ModelError, UnsupportedModel
-from pruning_core.formats.archive import Archive
 from pruning_core.formats.document import integer, mapping, member, parse_json, sequence, text, union
 from pruning_core.formats.pt2_graph import NodeParser, Scope, argument, value_name
+from pruning_core.formats.pt2_layout import EXPORT_ADVICE, read_layout
 from pruning_core.formats.pt2_types import dtype
-from pruning_core.formats.pt2_weights import Payload, read_table, read_tensor
+from pruning_core.formats.pt2_weights import Payload, read_tensor
 from pruning_core.network.graph import Graph, Ref
 from pruning_core.network.inplace import functionalise
 from pruning_core.network.network import Input, Network
 
-SCHEMA_MAJOR = 8
+#: Versions of torch's export schema: 5 is torch 2.4's, 7 is 2.5's, 8 of every torch since. Minor ones only add.
+SCHEMA_MAJORS = (5, 7, 8)
 MAX_GRAPH_BYTES = 64 * 2**20
-_EXPORT_ADVICE = "Write the file with torch.export.save(torch.export.export(model.eval(), ...), path) of torch 2.13."
 _EVAL_ADVICE = "Call model.eval() before torch.export.export, and export again."
-#: Members that may be there, below the archive's one folder. {} is the model's name.
-_KNOWN = (
-    r"archive_format|archive_version|byteorder|\.data/version|\.data/serialization_id|\.format_version"
-    r"|\.storage_alignment|models/[^/]+\.json|data/weights/weight_\d+|data/constants/tensor_\d+"
-    r"|data/weights/[^/]+_weights_config\.json|data/constants/[^/]+_constants_config\.json"
-    r"|data/sample_inputs/[^/]+\.pt|extra/.+"
-)
-#: What else torch.export.load would look at, and why we do not.
-_REFUSED = (
-    (r"data/(weights|constants)/[^/]+\.pt", "weights in the old, pickled form"),
-    (r"data/constants/(custom|opaque)_obj_.*", "custom (pickled) objects"),
-    (r"data/aotinductor/.*", "compiled code"),
-    (r".*\.(so|dll|dylib|o|cpp|cubin|pyd)", "compiled code"),
-)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What is where in a checked archive.
-
-    Attributes:
-        archive: The archive.
-        model: Full name of the JSON graph.
-        weights: Payloads of parameters and persistent buffers by name.
-        constants: Payloads of the rest by name.
-    """
-
-    archive: Archive
-    model: str
-    weights: dict[str, Payload]
-    constants: dict[str, Payload]
-
-    @property
-    def payloads(self) -> dict[str, Payload]:
-        """All of them; parameters come first where a name occurs in both tables."""
-        return {**self.constants, **self.weights}
-
-
-def read_layout(path: Path) -> Layout:
-    """Check an archive and its tables of weights.
-
-    Raises:
-        ModelError: It is broken or hostile.
-        UnsupportedModel: It holds pickles, compiled code or anything unknown.
-    """
-    archive = Archive(path)
-    if "serialized_exported_program.json" in archive.members:
-        raise UnsupportedModel(
-            "The archive is in the form that torch.export.save wrote before torch 2.8.",
-            expected="a folder with models/, data/weights/ and data/constants/",
-            received=sorted(archive.members)[:9],
-            advice="Load it with torch.export.load where it was made, and save it again with torch 2.13.",
-        )
-    roots = {name.split("/", 1)[0] for name in archive.members}
-    if len(roots) != 1 or not all("/" in name for name in archive.members):
-        raise ModelError(
-            "The archive's members are not in one folder.", expected="one folder", received=sorted(roots)[:9]
-        )
-    root = roots.pop() + "/"
-    models = []
-    for name in archive.members:
-        inner = name.removeprefix(root)
-        for pattern, what in _REFUSED:
-            if re.fullmatch(pattern, inner) and not inner.startswith(("data/sample_inputs/", "extra/")):
-                raise UnsupportedModel(f"The archive holds {what}.", received=name, advice=_EXPORT_ADVICE)
-        if not re.fullmatch(_KNOWN, inner):
-            raise UnsupportedModel("The archive has a member that is not known.", received=name, advice=_EXPORT_ADVICE)
-        if inner.startswith("models/"):
-            models.append(inner.removeprefix("models/").removesuffix(".json"))
-    for name, value in (("archive_format", b"pt2"), ("archive_version", b"0"), ("byteorder", b"little")):
-        found = bytes(archive.view(root + name, 64))
-        if found.strip() != value:
-            raise UnsupportedModel(
-                f"The archive's {name} is not supported.", expected=value.decode(), received=repr(found)
-            )
-    if len(models) != 1:
-        raise UnsupportedModel("The archive should hold one model.", expected=1, received=len(models))
-    model = models[0]
-    return Layout(
-        archive,
-        f"{root}models/{model}.json",
-        read_table(archive, f"{root}data/weights/{model}_weights_config.json", f"{root}data/weights/", "weight_"),
-        read_table(archive, f"{root}data/constants/{model}_constants_config.json", f"{root}data/constants/", "tensor_"),
-    )
 
 
 def read_pt2(path: Path) -> Network:
@@ -118,12 +32,12 @@ def read_pt2(path: Path) -> Network:
     layout = read_layout(path)
     document = parse_json(layout.archive.view(layout.model, MAX_GRAPH_BYTES), "The graph")
     major = integer(member(member(document, "schema_version", "The graph"), "major", "The graph"), "schema version")
-    if major != SCHEMA_MAJOR:
+    if major not in SCHEMA_MAJORS:
         raise UnsupportedModel(
-            "The graph is written in another version of the export schema.",
-            expected=f"{SCHEMA_MAJOR}.x",
+            "The graph is written in a version of the export schema that is not read.",
+            expected=" or ".join(f"{known}.x" for known in SCHEMA_MAJORS) + " (torch 2.4 to 2.13)",
             received=f"{major}.x",
-            advice=_EXPORT_ADVICE,
+            advice=EXPORT_ADVICE,
         )
     module = member(document, "graph_module", "The graph")
     signature = Signature(module, layout.payloads.keys())

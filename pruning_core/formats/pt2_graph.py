@@ -1,4 +1,4 @@
-"""The graph of a ``.pt2`` archive: JSON of torch's export schema 8 -> `Graph`. No name in it is ever resolved here."""
+"""The graph of a ``.pt2`` archive: JSON of torch's export schema -> `Graph`. No name in it is ever resolved here."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ MAX_NODES = 50_000
 MAX_ARGUMENTS = 10_000
 #: How deep no_grad regions may nest.
 _MAX_REGIONS = 8
+_GRAD_REGION_24 = "torch._higher_order_ops.wrap.wrap_with_set_grad_enabled"
 
 _MEMORY_FORMATS: dict[int, torch.memory_format] = {
     1: torch.contiguous_format,
@@ -82,11 +83,7 @@ class NodeParser:
         for i, item in enumerate(items):
             where = f"Node {i}"
             target = text(member(item, "target", where), f"{where}: target")
-            op = (
-                target.removeprefix("torch.ops.").removeprefix("_")
-                if target.startswith(("torch.ops.", "_operator."))
-                else target
-            )
+            op = _operation(target)
             inputs = sequence(member(item, "inputs", where), f"{where}: inputs", MAX_ARGUMENTS)
             results = sequence(member(item, "outputs", where), f"{where}: outputs", MAX_ARGUMENTS)
             name = prefix + text(mapping(item, where).get("name") or f"node_{i}", f"{where}: name")
@@ -130,6 +127,17 @@ class NodeParser:
         for item, value in zip(flat, found, strict=True):
             if (outer := value_name(item, where)) is not None:
                 scope.define(outer, value)
+
+
+def _operation(target: str) -> str:
+    """Return the name by which an operation is looked up; torch 2.4 wrote those of regions by their place in Python."""
+    if target == _GRAD_REGION_24:
+        return GRAD_REGION
+    return (
+        target.removeprefix("torch.ops.").removeprefix("_")
+        if target.startswith(("torch.ops.", "_operator."))
+        else target
+    )
 
 
 def _arguments(op: str, inputs: list[Any], scope: Scope, where: str) -> dict[str, Value]:

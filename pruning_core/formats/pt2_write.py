@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,16 +10,16 @@ import torch
 from torch import Tensor
 
 from pruning_core.formats.archive import Archive
-from pruning_core.formats.files import changed, copied
-from pruning_core.formats.pt2 import read_layout
+from pruning_core.formats.files import changed, copied, rechecked
+from pruning_core.formats.pt2_layout import read_layout
 from pruning_core.formats.pt2_weights import Payload, read_tensor
 
 
 def write_pt2(weights: Mapping[str, Tensor], source: Path, target: Path) -> None:
     """Copy an archive, with the raw records of changed weights replaced.
 
-    Tied names need no care of their own: they see the same record. Only the bytes of changed weights and their
-    checksums differ from the source.
+    Tied names need no care of their own: they see the same record. Only the bytes of changed weights and the checksums
+    over them differ from the source.
 
     Args:
         weights: Every weight of the source by canonical name, some of them with new values.
@@ -61,10 +60,10 @@ def write_records(
             data = _patched(archive, record, seen, new)
             file.seek(member.offset)
             file.write(data)
-            crc = zlib.crc32(data).to_bytes(4, "little")
-            for field in member.crc_fields:
-                file.seek(field)
-                file.write(crc)
+            rechecked(file, member)
+        for holder in {archive.members[record].holder for record in by_record}:
+            if holder is not None:
+                rechecked(file, archive.members[holder])
 
 
 def _patched(archive: Archive, record: str, payloads: list[Payload], new: Mapping[str, Tensor]) -> bytearray:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from pruning_core.errors import ModelError, UnsupportedModel
 from pruning_core.formats.archive import Archive, open_map
 from pruning_core.formats.builtin import build, recognise
 from pruning_core.formats.document import integer, mapping, member, parse_json, sequence, text
-from pruning_core.formats.files import changed, copied
+from pruning_core.formats.files import changed, copied, rechecked
 from pruning_core.network.network import Network
 
 TENSORS_NAME = "model.safetensors"
@@ -29,7 +28,6 @@ CONFIG_NAME = "config.json"
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_CONFIG_BYTES = 2**20
 _MAX_DIMENSIONS = 64
-_CHUNK = 2**20
 _DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -195,14 +193,7 @@ def write_zip(weights: Mapping[str, Tensor], source: Path, target: Path) -> None
     new = changed(weights, tensors_of(data, entries))
     with copied(source, target) as file:
         patch(file, new, entries, inside.offset)
-        file.seek(inside.offset)
-        crc, left = 0, inside.size
-        while left:
-            block = file.read(min(_CHUNK, left))
-            crc, left = zlib.crc32(block, crc), left - len(block)
-        for field in inside.crc_fields:
-            file.seek(field)
-            file.write(crc.to_bytes(4, "little"))
+        rechecked(file, inside)
 
 
 def write_folder(weights: Mapping[str, Tensor], source: Path, target: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.hostile import base
 from tests.hostile.base import central_entries, entry, npy, npz, patched, safetensors
-from tests.hostile.corpus import Case
+from tests.hostile.case import Case
 
 CONFIG = json.dumps({"architecture": "mlpnet-mnist"})
 _X = entry("F32", [3, 4], 0, 48)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.hostile import base, corpus
+from tests.hostile import base, corpus, corpus_archives, corpus_graphs
 from tests.hostile.base import GRAPH, node, tensor
 
 pytestmark = [
@@ -49,13 +49,18 @@ def as_many_nodes_as_may_be() -> bytes:
 
 LIVE = {
     *("pickle as sample inputs", "pickle in the table of weights", "pickle in the table of constants"),
-    *("weights of an old archive", "expressions and guards"),
+    *("weights in two forms", "expressions and guards"),
 }
 
 MADE = {
-    "a million members": lambda: corpus._members(10**6),
+    "a million members": lambda: corpus_archives.empty_members(10**6),
     "a million nodes": a_million_nodes,
     "as many nodes as may be": as_many_nodes_as_may_be,
+    "a long chain of views": lambda: corpus_graphs.views(40_000),
+    "writes that must stay": lambda: corpus_graphs.writes_that_stay(20_000),
+    "aliases, each written": lambda: corpus_graphs.written_views("aten.alias.default", 20_000),
+    "transposes, each written": lambda: corpus_graphs.written_views("aten.t.default", 20_000),
+    "layers behind one computation": lambda: corpus_graphs.computed(20_000),
     "32 MiB of braces": lambda: base.pt2(lambda members: members.update({GRAPH: b"{" * 2**25})),
     "a name of 60 MB": lambda: base.with_nodes(lambda nodes: nodes[1].update(target="x" * 60_000_000)),
     "60 MB of digits": lambda: base.pt2(lambda members: members.update({GRAPH: b"[" + b"1" * 60_000_000 + b"]"})),

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import nn
 
 from tests.formats import surgery
-from tests.hostile import base, corpus, corpus_data
+from tests.hostile import base, corpus, corpus_data, corpus_graphs
 
 
 class Scaled(nn.Module):
@@ -92,7 +92,7 @@ def bad_models(folder: Path, marker: Path) -> dict[str, tuple[bytes, str]]:
             next(case.files[0] for case in corpus.code(marker) if "touch files" in case.name),
             "unsupported-model",
         ),
-        "views.pt2": (corpus.writes_that_stay(5000), "unsupported-model"),
+        "views.pt2": (corpus_graphs.writes_that_stay(5000), "unsupported-model"),
         "header.safetensors": ((10_000).to_bytes(8, "little") + b'{"x": {"dtype"', "invalid-model"),
     }
 

@@ -1,0 +1,163 @@
+"""Do the files of every torch since 2.4 work? One row per version and net: export, read, prune, write, load them there.
+
+    python -m benchmarks.pt2_versions VENVS [--fixtures FOLDER] [--output FILE.md]
+
+VENVS has a virtual environment per version (``2.5.1/bin/python``); this torch is a row of its own. Rows of versions
+that are not there now stay in the table as they were. ``--fixtures`` keeps the exported files as zips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.machine import machine
+from benchmarks.zoo import TOLERANCE, compared, flat, gradients
+from pruning_core.calibration import Dataset
+from pruning_core.errors import PruningError
+from pruning_core.formats import read_model, write_model
+from pruning_core.pipeline import finish, prune
+from pruning_core.recipe import Recipe
+from tests.formats.pt2_versions import make
+
+_RECIPE = {"select": {"algorithm": "magnitude", "sparsity": 0.5}}
+_COLUMNS = ("torch", "net", "layout", "schema", "forward", "gradients", "pruned", "loaded there")
+Row = dict[str, str]
+
+
+def layout(path: Path) -> tuple[str, str]:
+    """Return how an archive is laid out, and the version of its schema."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        graph = next(n for n in names if n == "serialized_exported_program.json" or "/models/" in n)
+        version = json.loads(archive.read(graph))["schema_version"]
+    if "/" not in graph:
+        kind = "files of torch.save beside the graph"
+    elif any(re.search(r"/data/weights/.*\.pt$", name) for name in names):
+        kind = "folders, files of torch.save"
+    else:
+        kind = "folders, raw records"
+    return kind, f"{version['major']}.{version['minor']}"
+
+
+def examine(name: str, folder: Path, pruned: Path, row: Row) -> list[Tensor]:
+    """Fill a row with all that is seen here; return what the pruned network computes."""
+    module, inputs, _ = make.nets()[name]
+    told = json.loads((folder / "outputs.json").read_text("utf-8"))[name]
+    if isinstance(told, str):
+        row["forward"] = f"that torch: {told}"
+        return []
+    path = folder / f"{name}.pt2"
+    row["layout"], row["schema"] = layout(path)
+    network = read_model(path)
+    found = network.run(inputs)
+    row["forward"] = compared([t.detach().flatten() for t in found], [torch.tensor(values) for values in told])
+    row["gradients"] = gradients(module, flat(module(*inputs)), network, inputs)
+    result = finish(prune(network, Dataset(inputs=inputs), Recipe.parse(_RECIPE))).network
+    weights = [result.weights[layer.weight] for layer in result.layers]
+    zeros, size = sum(int((w == 0).sum()) for w in weights), sum(w.numel() for w in weights)
+    row["pruned"] = f"{len(weights)} layers, {zeros} of {size}"
+    write_model(result, path, pruned / path.name)
+    return [t.detach().flatten() for t in result.run(inputs)]
+
+
+def of_version(python: str, work: Path, fixtures: Path | None) -> list[Row]:
+    """Return the rows of one torch."""
+    script = shutil.copy(make.__file__, work / "make.py")
+
+    def run(task: str, folder: Path) -> str:
+        command = [python, script, task, str(folder)]
+        return subprocess.run(command, cwd=work, check=True, capture_output=True, text=True).stdout
+
+    source, pruned = work / "source", work / "pruned"
+    pruned.mkdir()
+    run("export", source)
+    version = json.loads((source / "outputs.json").read_text("utf-8"))["torch"].partition("+")[0]
+    if fixtures is not None:
+        with zipfile.ZipFile(fixtures / f"{version}.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+            for path in sorted(source.iterdir()):
+                archive.write(path, path.name)
+    rows: list[Row] = [{"torch": version, "net": name} for name in make.nets()]
+    computed = {}
+    for row in rows:
+        try:
+            computed[row["net"]] = examine(row["net"], source, pruned, row)
+        except (PruningError, AssertionError) as error:
+            row["forward"] = row.get("forward") or f"{type(error).__name__}: {error}"[:200]
+    there: dict[str, Any] = json.loads(run("load", pruned))
+    for row in rows:
+        told = there[row["net"]]
+        if isinstance(told, str):
+            row["loaded there"] = told
+        elif row["net"] in computed:
+            try:
+                row["loaded there"] = compared([torch.tensor(values) for values in told], computed[row["net"]])
+            except AssertionError as error:
+                row["loaded there"] = str(error)
+    return rows
+
+
+def markdown(rows: list[Row]) -> str:
+    """Return the table."""
+    lines = [
+        "# Files of older versions of PyTorch",
+        "",
+        f"Machine: {machine()}. Generated by `python -m benchmarks.pt2_versions`. Each net of",
+        "`tests/formats/pt2_versions/make.py` was exported and saved by the torch of its row, read and pruned here",
+        "(magnitude, 0.5: zeros of all weights), and written back. *Forward*: against what that torch computed with",
+        "its own file; *gradients*: against autograd of the module here; *loaded there*: `torch.export.load` of that",
+        "torch read the pruned file and computed what our network computes. `=`: equal to the bit; `~`: within",
+        f"{TOLERANCE:g} of the largest value.",
+        "",
+        "| " + " | ".join(_COLUMNS) + " |",
+        "|" + "---|" * len(_COLUMNS),
+    ]
+    lines += [
+        "| " + " | ".join(row.get(c, "–").replace("|", "/").replace("\n", " ") for c in _COLUMNS) + " |" for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def kept(output: Path) -> list[Row]:
+    """Return the rows of a table that was written before."""
+    if not output.exists():
+        return []
+    lines = [line for line in output.read_text("utf-8").splitlines() if re.match(r"\| \d", line)]
+    return [dict(zip(_COLUMNS, (c.strip() for c in line.strip("|").split("|")), strict=True)) for line in lines]
+
+
+def main() -> int:
+    """Examine every version that is there; the status says whether one failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("venvs", type=Path)
+    parser.add_argument("--fixtures", type=Path)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "pt2_versions.md")
+    chosen = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    rows = kept(chosen.output)
+    for python in (*sorted(chosen.venvs.glob("*/bin/python")), Path(sys.executable)):
+        with tempfile.TemporaryDirectory(prefix="pt2-") as work:
+            new = of_version(str(python), Path(work), chosen.fixtures)
+        rows = [row for row in rows if row["torch"] != new[0]["torch"]] + new
+        rows.sort(key=lambda row: tuple(map(int, row["torch"].split("."))))
+        chosen.output.write_text(markdown(rows), "utf-8")
+        for row in new:
+            print(" | ".join(row.get(column, "–") for column in _COLUMNS), flush=True)
+    return int(any(row.get("loaded there") not in ("=", "~") for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
