@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
+from transformers.models.auto import modeling_auto
 
 from benchmarks import zoo_families
 
@@ -113,6 +115,13 @@ TINY: dict[str, int] = {
     },
     **{"num_mel_bins": 16, "max_length": 64, "max_source_positions": 64, "max_target_positions": 64},
 }
+#: Set where they are None as well: without a padding token a head takes one text at a time.
+FILLED = frozenset(("pad_token_id", "head_dim", "num_experts_per_tok", "n_group", "topk_group")) | {
+    "num_key_value_heads",
+    "n_routed_experts",
+}
+#: How the names of the other special tokens end.
+TOKEN_NUMBERS = ("_token_id", "_token_index")
 #: The same for one architecture: what its own shapes ask for.
 OWN: dict[str, dict[str, Any]] = {
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
@@ -166,7 +175,7 @@ OWN: dict[str, dict[str, Any]] = {
         "image_size": 64,
     },
     "mobilevitv2": {"patch_size": 2, "image_size": 64},
-    "efficientnet": {"image_size": 64, "width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 1280},
+    "efficientnet": {"image_size": 64, "width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 320},
     "swiftformer": {"depths": [1, 1, 1, 1], "embed_dims": [8, 8, 16, 16], "image_size": 64},
     "hiera": {
         "embed_dim": 8,
@@ -176,6 +185,7 @@ OWN: dict[str, dict[str, Any]] = {
         "image_size": [64, 64],
         "query_stride": [2, 2],
         "masked_unit_size": [4, 4],
+        "num_query_pool": 2,
     },
     "albert": {"embedding_size": 16},
     "electra": {"embedding_size": 16},
@@ -186,10 +196,25 @@ OWN: dict[str, dict[str, Any]] = {
     "longformer": {"attention_window": [4, 4]},
     "big_bird": {"attention_type": "original_full"},
     "funnel": {"block_sizes": [1, 1], "d_head": 8, "num_hidden_layers": None},
-    "cvt": {"embed_dim": [8, 16, 32], "num_heads": [1, 2, 2], "depth": [1, 1, 3], "patch_sizes": [7, 3, 3]},
+    "cvt": {"embed_dim": [8, 16, 32], "num_heads": [1, 2, 2], "depth": [1, 1, 3]},
     "reformer": {"axial_pos_shape": [4, 2], "axial_pos_embds_dim": [16, 16], "attn_layers": ["local", "lsh"]},
     "esm": {"vocab_size": VOCABULARY, "pad_token_id": 0, "is_folding_model": False},
-    "xlnet": {"d_head": 8},
+    "xlnet": {"d_head": 8, "max_position_embeddings": None},
+    "prophetnet": {"num_hidden_layers": None},
+    "t5": {"decoder_start_token_id": 0},
+    "lfm2_moe": {"layer_types": ["full_attention", "conv"]},
+    "layoutlmv3": {"coordinate_size": 4, "shape_size": 8},
+    "lilt": {"hidden_size": 48},
+    "zaya": {"num_experts_per_tok": 1},
+    "musicgen_decoder": {"num_codebooks": 1},
+    "musicgen_melody_decoder": {"num_codebooks": 1},
+    "wav2vec2-bert": {"feature_projection_input_dim": 16},
+    "dpt": {
+        "num_hidden_layers": 4,
+        "backbone_out_indices": [0, 1, 2, 3],
+        "neck_hidden_sizes": [8, 8, 16, 16],
+        "fusion_hidden_size": 16,
+    },
     "fsmt": {"src_vocab_size": VOCABULARY, "tgt_vocab_size": VOCABULARY},
     "flaubert": {"emb_dim": 32, "n_words": VOCABULARY},
     "xlm": {"emb_dim": 32, "n_words": VOCABULARY},
@@ -209,6 +234,7 @@ OWN: dict[str, dict[str, Any]] = {
     "wavlm": {"conv_dim": [16, 16], "conv_kernel": [10, 3], "conv_stride": [5, 2], "mask_time_prob": 0.0},
     "unispeech": {"conv_dim": [16, 16], "conv_kernel": [10, 3], "conv_stride": [5, 2], "mask_time_prob": 0.0},
     "unispeech-sat": {"conv_dim": [16, 16], "conv_kernel": [10, 3], "conv_stride": [5, 2], "mask_time_prob": 0.0},
+    "sew-d": {"conv_dim": [16, 16], "conv_kernel": [10, 3], "conv_stride": [5, 2], "squeeze_factor": 1},
     "sew": {"conv_dim": [16, 16], "conv_kernel": [10, 3], "conv_stride": [5, 2], "squeeze_factor": 1},
     "wav2vec2-conformer": {"conv_dim": [16, 16], "conv_kernel": [10, 3], "conv_stride": [5, 2]},
 }
@@ -260,8 +286,6 @@ def cases() -> Iterator[Case]:
     """Yield every network of the zoo, the families first."""
     for name, family in zoo_families.FAMILIES.items():
         yield Case(name, family)
-    from transformers.models.auto import modeling_auto
-
     for mapping, kind in HEADS:
         for architecture, names in getattr(modeling_auto, mapping).items():
             # One class may stand for several heads: it is taken once.
@@ -283,12 +307,12 @@ def chosen(most_per_architecture: int = 1) -> list[Case]:
 
 def _maker(architecture: str, name: str, kind: str) -> Any:
     def make() -> tuple[nn.Module, tuple[Tensor, ...]]:
-        import transformers
-
         kind_of = getattr(transformers, name)
         config = kind_of.config_class(**_tiny(kind_of.config_class, architecture))
         config.use_cache = False
         module = kind_of(config).eval()
+        if module._can_set_experts_implementation():  # the other ways are no aten operations, or depend on the data
+            module.set_experts_implementation("batched_mm")
         names, inputs = _inputs(kind, config, module)
         return Answer(module, names), inputs
 
@@ -300,19 +324,32 @@ def _tiny(config_class: Any, architecture: str) -> dict[str, Any]:
     """Return arguments for a tiny configuration; nested configurations are shrunk as well."""
     default = config_class()
     values: dict[str, Any] = {}
-    for name, small in TINY.items():
-        value = getattr(default, name, None)
-        if isinstance(value, int) and not isinstance(value, bool):
-            values[name] = small
-    for name, nested in getattr(config_class, "sub_configs", {}).items():
-        if isinstance(getattr(default, name, None), nested) and nested is not config_class:
-            values[name] = _tiny(nested, getattr(nested, "model_type", ""))
+    for name in [*TINY, *(name for name in vars(default) if name.endswith(TOKEN_NUMBERS))]:
+        value = _value(default, name)
+        if (value is None and name in FILLED) or (isinstance(value, int) and not isinstance(value, bool)):
+            values[name] = TINY.get(name, 3)
+    for name, nested in vars(default).items():
+        if isinstance(nested, transformers.PreTrainedConfig):
+            values[name] = {**_tiny(type(nested), nested.model_type), "model_type": nested.model_type}
     own = {**values, **OWN.get(architecture, {})}
-    return {name: value for name, value in own.items() if value is not None}
+    return {name: value for name, value in own.items() if value is not None and _settable(config_class, name)}
+
+
+def _value(config: Any, name: str) -> Any:
+    """Return a setting; False where there is none."""
+    try:
+        return getattr(config, name, False)
+    except Exception:  # each layer has its own
+        return False
+
+
+def _settable(config_class: Any, name: str) -> bool:
+    found = getattr(config_class, name, None)
+    return not isinstance(found, property) or found.fset is not None
 
 
 def _inputs(kind: str, config: Any, module: nn.Module) -> tuple[tuple[str, ...], tuple[Tensor, ...]]:
-    if kind == "pixels":
+    if kind == "pixels" and module.main_input_name == "pixel_values":
         size = getattr(config, "image_size", 32)
         sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
         if max(sides) > 64:

@@ -15,6 +15,7 @@ from pruning_core.formats.pt2_weights import Payload, read_tensor
 from pruning_core.network.graph import Graph, Ref
 from pruning_core.network.inplace import functionalise
 from pruning_core.network.network import Input, Network
+from pruning_core.network.ops import without_checks
 
 #: Versions of torch's export schema: 5 is torch 2.4's, 7 is 2.5's, 8 of every torch since. Minor ones only add.
 SCHEMA_MAJORS = (5, 7, 8)
@@ -110,7 +111,7 @@ class Signature:
         if not outputs:
             raise UnsupportedModel("The model returns no tensor.", expected="at least one tensor as output")
         inputs = [i.name for i in self.inputs]
-        nodes, outputs = functionalise(parser.nodes, outputs, {*weights, *inputs})
+        nodes, outputs = functionalise(without_checks(parser.nodes, outputs), outputs, {*weights, *inputs})
         return Graph(weights=weights, inputs=inputs, nodes=nodes, outputs=outputs)
 
     def _read_inputs(self, specs: list[Any]) -> None:

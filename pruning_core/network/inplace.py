@@ -19,7 +19,7 @@ from pruning_core.network.views import Edge, Shown, Storage, edges, is_view, sou
 #: Not annotated as views in their schema, but they may return (a view of) their input.
 _QUIET_VIEWS = words(
     "reshape type_as dropout feature_dropout alpha_dropout feature_alpha_dropout meshgrid einsum atleast_2d diff pad "
-    "tensordot matmul contiguous to flatten conj chunk index_select"
+    "contiguous to flatten conj chunk index_select"
 )
 #: Change only how a tensor is seen, never its dtype.
 _METADATA = words("detach squeeze unsqueeze t transpose")
@@ -127,7 +127,7 @@ class _Rewriting:
             return
         for name in defined:
             self._define(name, Shown(name, Storage(grad=node.grad)))
-        if _may_alias(node.op):
+        if _may_alias(node):
             related = [n for n in (*references(node.arguments), *defined) if n in self._shown]
             self._relate([self._shown[name].storage for name in related])
 
@@ -264,9 +264,13 @@ def _places(outputs: Outputs) -> list[tuple[str, int | None]]:
     return [(name, k) for k, name in enumerate(outputs or ()) if isinstance(name, str)]
 
 
-def _may_alias(op: str) -> bool:
+def _may_alias(node: Node) -> bool:
+    op = node.op
     if not op.startswith("aten."):
         return False
+    factors = node.arguments.get("tensors")
+    if op == "aten.einsum.default" and isinstance(factors, tuple) and len(factors) > 1:
+        return False  # of one tensor it may be a view; a product is always new
     if op.split(".")[1] in _QUIET_VIEWS or op not in ALLOWED:
         return True
     schema: torch.FunctionSchema = overload(op)._schema  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ if the size of its result follows from its arguments. Names from a file are only
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from pruning_core.network.graph import Graph, Node, OwnDevice, names, references
 from pruning_core.network.kernels import KERNELS, SCALAR_OPS
 
 _EVAL_ADVICE = "Call model.eval() before torch.export.export, and export again."
+_EXPERTS_ADVICE = "Call model.set_experts_implementation('batched_mm') before torch.export.export, and export again."
 _REPORT_ADVICE = "Rewrite this part of the model without it, or ask for support and name the operation."
 
 
@@ -85,6 +86,7 @@ _DATA_DEPENDENT = words(
     "item nonzero nonzero_static masked_select unique_consecutive _unique2 unique_dim _local_scalar_dense "
     "bincount argwhere"
 )
+_SIZES = words("sym_size sym_numel sym_stride sym_storage_offset")
 _BATCH_NORMS = words("native_batch_norm cudnn_batch_norm _native_batch_norm_legit _batch_norm_with_update")
 
 ALLOWED_ATEN: frozenset[str] = frozenset(f"aten.{w}" if "." in w else f"aten.{w}.default" for w in words(_ATEN))
@@ -157,6 +159,25 @@ def _codes(op: str) -> dict[str, type]:
 
 def _bare(kind: str) -> str:
     return kind.removeprefix("Optional[").removesuffix("]")
+
+
+def without_checks(nodes: Sequence[Node], outputs: Sequence[str]) -> list[Node]:
+    """Return the nodes without what only an assertion reads: sizes, flags, and numbers taken out of tensors.
+
+    Assertions are not run, so what leads to them is not either; ``assert lengths.max() <= n`` refuses no model.
+    """
+    needed, kept = set(outputs), []
+    for node in reversed(nodes):
+        defined = {*names(node.outputs)}
+        if defined and not defined & needed and _only_tells(node.op):
+            continue
+        needed.update(references(node.arguments))
+        kept.append(node)
+    return kept[::-1]
+
+
+def _only_tells(op: str) -> bool:
+    return op in SCALAR_OPS or (op.startswith("aten.") and op.split(".")[1] in _DATA_DEPENDENT | _SIZES)
 
 
 def check(graph: Graph) -> None:
@@ -240,6 +261,8 @@ def _refusal(unknown: list[str]) -> UnsupportedModel:
 def _reason(op: str) -> tuple[str, str]:
     namespace, packet, *_ = (*op.split("."), "", "")
     bare = packet.removesuffix("_")
+    if op.startswith("transformers.grouped_mm"):
+        return "it is not one of PyTorch's own (aten) operations", _EXPERTS_ADVICE
     if namespace not in ("aten", "operator", "math", "higher_order"):
         return "it is not one of PyTorch's own (aten) operations", _REPORT_ADVICE
     if namespace == "higher_order":

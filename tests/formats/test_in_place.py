@@ -91,11 +91,27 @@ def _no_grad_buffer(y: Tensor, x: Tensor) -> Tensor:
     return y * mask
 
 
+def _products(y: Tensor, x: Tensor) -> Tensor:
+    z = y @ y.mT  # as Falcon: what a product is made of is read later
+    z += x[:, :4]
+    w = torch.einsum("ij,kj->ik", y, x).reshape(4, 2, 2)  # as Funnel
+    w[:, 0].mul_(3)
+    return (z + w.reshape(4, 4)) @ y
+
+
+def _asserted(y: Tensor, x: Tensor) -> Tensor:
+    count = (x > 0).sum().item()  # as XLM and MT5: numbers out of tensors that are only checked
+    torch._check(count <= x.numel())
+    torch._check(torch.unique_consecutive(x[:, 0] > 0).shape[0] <= 4)
+    return y
+
+
 PROGRAMS: dict[str, Step] = {
     f.__name__.strip("_"): f
     for f in (
         *(_select, _slices, _read_between, _split, _shapes),
         *(_promoted, _indexed, _broadcast, _no_grad_buffer),
+        *(_products, _asserted),
     )
 }
 
@@ -131,6 +147,17 @@ def agrees(module: nn.Module, *inputs: Tensor, path: Path, tolerance: float = 1e
 def test_writes_through_views(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     agrees(Program(PROGRAMS[name]).double(), torch.randn(4, 6, dtype=torch.float64), path=tmp_path)
+
+
+@pytest.mark.parametrize("left", [(6,), (1, 6), (4, 6), (2, 4, 6), (2, 1, 4, 6)])
+@pytest.mark.parametrize("right", [(6,), (6, 1), (6, 5), (2, 6, 3), (2, 1, 6, 3)])
+def test_a_product_is_never_a_view_of_what_it_is_made_of(left: tuple[int, ...], right: tuple[int, ...]) -> None:
+    a, b = torch.randn(left), torch.randn(right)
+    products = [torch.ops.aten.matmul.default(a, b), torch.ops.aten.einsum.default("...i,j->...ij", [a, b.flatten()])]
+    if b.dim() < 3:
+        products.append(torch.ops.aten.tensordot.default(a, b, [a.dim() - 1], [0]))
+    given = {t.untyped_storage().data_ptr() for t in (a, b)}
+    assert not given & {t.untyped_storage().data_ptr() for t in products}
 
 
 def _without_gradient(y: Tensor, x: Tensor) -> Tensor:
