@@ -29,6 +29,8 @@ from typing import IO
 
 from cli.embedded import LOOPBACK, Keys, Part, answers, free_port, nanio, service_environment, valkey
 
+#: Worker -> the queue it serves.
+_QUEUES = {"worker": "jobs", "inspector": "inspections"}
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -49,6 +51,7 @@ class _Running:
     started: float = 0.0
     backoff: float = 0.5
     again_at: float = 0.0
+    asked: bool = False
     rest: bytes = field(default=b"", repr=False)
 
     def start(self) -> None:
@@ -93,12 +96,18 @@ class _Running:
         if self.process is None and now >= self.again_at:
             self.start()
 
+    def ask(self) -> None:
+        """SIGTERM, once."""
+        if self.process is not None and not self.asked:
+            self.asked = True
+            with contextlib.suppress(ProcessLookupError):
+                self.process.terminate()
+
     def end(self, seconds: float) -> None:
         """SIGTERM, then SIGKILL to the part's own session if it has not gone in time."""
         if self.process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            self.process.terminate()
+        self.ask()
         deadline = time.monotonic() + seconds
         while self.process.poll() is None and time.monotonic() < deadline:
             for key, _ in self.log.select(timeout=0.1):
@@ -182,7 +191,7 @@ def service_parts(data: Path, port: int) -> list[Part]:
             environment=own,
             ready=lambda: True,
         )
-        for name, queue in (("worker", "jobs"), ("inspector", "inspections"))
+        for name, queue in _QUEUES.items()
     ]
     return [*parts, api, *workers]
 
@@ -219,6 +228,9 @@ def up(data: Path, port: int) -> int:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+        for one in running:
+            if one.part.name in _QUEUES:  # both at once: each takes seconds to leave its queue
+                one.ask()
         for one in reversed(running):
             one.end(seconds=20)
     print("pruning-service has ended", flush=True)

@@ -68,6 +68,7 @@ class Cluster:
         }
         self.settings = settings_from(self.environment)
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._workers: list[subprocess.Popen[bytes]] = []
         self._hand: subprocess.Popen[bytes] | None = None
         self.redis = self.start_redis()
         self.s3 = self.start_s3()
@@ -111,7 +112,8 @@ class Cluster:
     ) -> subprocess.Popen[bytes]:
         command = (sys.executable, "-m", "celery", "-A", app, "worker", "-Q", queues, "-c", "1")
         options = ("-n", f"{name}@test", "--loglevel", "INFO", "--without-gossip", "--without-mingle")
-        return self._spawn((*command, *options), {**self.environment, **environment}, name)
+        self._workers.append(self._spawn((*command, *options), {**self.environment, **environment}, name))
+        return self._workers[-1]
 
     @contextmanager
     def worker(self, name: str, **options: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -169,17 +171,21 @@ class Cluster:
     def close(self) -> None:
         """End what was started: workers first."""
         self.service.close()
-        for process in reversed(self._processes):
-            self._end(process)
+        self._end(*self._workers)
+        self._end(*reversed(self._processes))
 
-    def _end(self, process: subprocess.Popen[bytes]) -> None:
-        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    def _end(self, *processes: subprocess.Popen[bytes]) -> None:
+        """SIGTERM to all at once, for a worker takes seconds to leave its queue; then wait for each."""
+        alive = [process for process in processes if process.poll() is None]
+        family = [child for process in alive for child in psutil.Process(process.pid).children(recursive=True)]
+        for process in alive:
+            process.send_signal(signal.SIGTERM)
+        for process in alive:
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         for child in psutil.wait_procs(family, timeout=5)[1]:
             child.kill()
 
