@@ -48,6 +48,42 @@ def accuracy_interval(quality: Quality) -> Interval | None:
     return wilson(min(round(right), quality.samples), quality.samples)
 
 
+def drop_interval(dense: Quality, pruned: Quality) -> Interval | None:
+    """Return the 95 % interval of dense less pruned accuracy on the same samples; None where they were not counted.
+
+    Newcombe's score interval of a paired difference (1998, method 10). How many samples only one of the two gets right
+    is not in a report; there are at most as many as the two predict differently, and with so many it is widest.
+
+    >>> dense, pruned = Quality(samples=200, accuracy=0.95), Quality(samples=200, accuracy=0.90, agreement=0.93)
+    >>> found = drop_interval(dense, pruned)
+    >>> round(found.low, 3), round(found.high, 3)
+    (0.013, 0.093)
+    """
+    before, after = accuracy_interval(dense), accuracy_interval(pruned)
+    if before is None or after is None or dense.accuracy is None or pruned.accuracy is None:
+        return None
+    p, q, n = dense.accuracy, pruned.accuracy, dense.samples
+    if pruned.samples != n:
+        return None
+    together = 0.0
+    if pruned.agreement is not None:
+        apart = min(max(1 - pruned.agreement, abs(p - q)), p + q, 2 - p - q)
+        first, second = (apart + p - q) / 2, (apart - p + q) / 2  # right in one only
+        both, neither = p - first, 1 - p - second
+        product = both * neither - first * second
+        if product > 0:
+            product = max(0.0, product - 1 / (2 * n))
+        spread = math.sqrt(max(0.0, p * (1 - p) * q * (1 - q)))
+        together = product / spread if spread > 0 else 0.0
+    low = _apart(p - before.low, after.high - q, together)
+    high = _apart(before.high - p, q - after.low, together)
+    return Interval(p - q - low, p - q + high)
+
+
+def _apart(a: float, b: float, together: float) -> float:
+    return math.sqrt(max(0.0, a * a - 2 * together * a * b + b * b))
+
+
 def loss_interval(quality: Quality) -> Interval | None:
     """Return the 95 % interval of a mean loss; None where the report has no standard error."""
     if quality.loss is None or quality.loss_standard_error is None:

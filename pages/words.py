@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from pages.numbers import number, percent, size
+from pages.numbers import Z95, Interval, drop_interval, number, percent, size
 from pages.plots import Measure, measure_of
-from pruning_core.report import FileReport, LevelReport, PruningReport, Quality
+from pruning_core.report import FileReport, LevelReport, PruningReport, Quality, Report
 
 
 def pattern(spec: dict[str, Any]) -> str:
@@ -72,18 +73,66 @@ def quality(report: PruningReport, level: LevelReport) -> str:
     )
 
 
+def cost(report: PruningReport, level: LevelReport) -> str | None:
+    """Return what pruning cost in quality, with its confidence; None where it was not counted."""
+    measure, dense, pruned = measure_of(report), report.dense, level.pruned
+    before, after = measure.of(dense), measure.of(pruned)
+    if measure.name == "output_error" or before is None or after is None:
+        return None
+    if measure.name == "accuracy":
+        change, interval = before - after, drop_interval(dense, pruned)
+        name, unit, verbs = "Accuracy", " points", ("fell", "rose")
+    else:
+        change, interval = after - before, None
+        errors = (dense.loss_standard_error, pruned.loss_standard_error)
+        if errors[0] is not None and errors[1] is not None:
+            # As if of different samples: of the same ones the difference is known better than this.
+            half = Z95 * math.hypot(errors[0], errors[1])
+            interval = Interval(change - half, change + half)
+        name, unit, verbs = "Loss", "", ("rose", "fell")
+
+    def amount(value: float) -> str:
+        return f"{100 * value:.1f}" if measure.name == "accuracy" else number(value)
+
+    said = f"{name} {verbs[0] if change >= 0 else verbs[1]} by {amount(abs(change))}{unit}"
+    if interval is None:
+        return f"{said}; how sure that is cannot be known from this report."
+    worse, ends = change >= 0, (interval.low, interval.high)
+    low, high = ends if worse else (-ends[1], -ends[0])
+    bounds = f"95 % interval {amount(low)} to {amount(high)}"
+    sure = "" if low > 0 else f": with {pruned.samples:,} samples it cannot be told from no change"
+    return f"{said} ({bounds}){sure}."
+
+
 def gained(file: FileReport) -> str:
     """Return what became of the file's size."""
     packed, before = file.compressed_bytes, file.compressed_bytes_before
     ratio = f", {before / packed:.1f} times smaller" if 0 < packed < before else ""
+    compact = ""
+    if file.compact_bytes:
+        less = file.size_bytes_before / file.compact_bytes
+        compact = (
+            f"; in the compact form, where no zeros are sent, {size(file.compact_bytes)} ({less:.1f} times smaller)"
+        )
     return (
-        f"The file has {size(file.size_bytes)} (before: {size(file.size_bytes_before)}); compressed {size(packed)} "
-        f"(before: {size(before)}{ratio})."
+        f"The file has {size(file.size_bytes)} (before: {size(file.size_bytes_before)}); under zstd {size(packed)} "
+        f"(before: {size(before)}{ratio}){compact}."
+    )
+
+
+def arithmetic(file: FileReport) -> str | None:
+    """Return how many multiply-adds are left; None where they were not counted."""
+    if file.macs is None or file.macs_before is None:
+        return None
+    ratio = f", {file.macs_before / file.macs:.1f} times as many" if 0 < file.macs < file.macs_before else ""
+    return (
+        f"Where zeros are skipped, a sample takes {file.macs:,} multiply-adds in the prunable layers (dense: "
+        f"{file.macs_before:,}{ratio})."
     )
 
 
 def speed(file: FileReport) -> str:
-    """Return whether anything runs faster, plainly."""
+    """Return whether anything runs faster: the sentence of the JSON, with the plain verdict if an old one has none."""
     faster = file.faster or any(runtime.faster for runtime in file.runtimes)
     plain = "" if faster or file.speedup.lower().startswith("no speed-up") else "No speed-up here. "
     return plain + file.speedup
@@ -94,6 +143,34 @@ def fell_back(level: LevelReport) -> str | None:
     if not level.fell_back:
         return None
     return "On held-out data plain magnitude pruning did better than what was asked for; it was taken instead."
+
+
+def not_measured(report: Report) -> list[str]:
+    """Return what this report says nothing of, and why."""
+    pruning, files = report.pruning, report.files
+    found = []
+    if pruning.data != "validation":
+        found.append(
+            "Quality on data that the pruning has not seen: no validation data came with the job, and the calibration "
+            "data flatter."
+        )
+    if pruning.dense.accuracy is None:
+        found.append("Accuracy: the data have no class labels.")
+    if not any(file.runtimes for file in files):
+        found.append(
+            f"Latency in any runtime but PyTorch's own operations on {pruning.device}: no other takes this file."
+        )
+    if any(file.ratio_interval is None for file in files):
+        found.append("Whether a difference in latency is noise: there were too few rounds.")
+    if any(file.macs is None for file in files):
+        found.append("Multiply-adds.")
+    if any(file.compact_bytes is None for file in files):
+        found.append("The size of the compact form.")
+    if any(layer.sensitivity is None for level in pruning.levels for layer in level.layers):
+        found.append("What each layer alone does to the output: there are too many to try each.")
+    if all(stage.peak_memory_bytes is None for stage in pruning.stages):
+        found.append("Memory.")
+    return [*found, "Other machines than the worker's: latency is of that one, and of one batch size."]
 
 
 def intervals(report: PruningReport) -> str:

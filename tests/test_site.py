@@ -8,11 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Page
 
 from docs.making import algorithms, curves
 from docs.making.tables import number, read
 from pruning_core.recipe import catalogue
+from tests.browser.axe import violations_in_each_look
+from tests.browser.conftest import browser, tab
 from tests.documents import DOCS, ROOT
+
+__all__ = ["browser", "tab"]
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -63,6 +68,12 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
     for sheet in site.rglob("*.css"):
         found = re.findall(r"url\(['\"]?(?!data:|#)([^)'\"]+)|@import\s+([^;]+)", sheet.read_text("utf-8"))
         assert not [one for one in found if "//" in "".join(one)], sheet
+
+
+def test_it_is_for_everybody(site: Path, tab: Page) -> None:
+    """The kinds of pages there are, by axe-core: text, commands, maths with plots, a long reference."""
+    names = ("index", "quick-start", "how-to/goal", "algorithms/index", "algorithms/chita", "design", "rest")
+    assert violations_in_each_look(tab, *((site / f"{name}.html").as_uri() for name in names)) == []
 
 
 def test_plots_are_there_for_both_grounds_and_say_what_they_show(site: Path) -> None:

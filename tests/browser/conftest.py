@@ -10,8 +10,9 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.access.conftest import guarded, keys
+from tests.pages.conftest import jobs, running_api
 
-__all__ = ["guarded", "keys"]
+__all__ = ["guarded", "jobs", "keys", "running_api"]
 
 
 @pytest.fixture(scope="module")  # Playwright keeps an event loop running, in which no other test could start its own

@@ -142,37 +142,3 @@ def test_sign_in_and_out(guarded: Api, keys: Keys, tab: Page) -> None:
     tab.wait_for_url(f"{guarded.url}/ui/sign-in")
     tab.goto(f"{guarded.url}/ui")
     expect(tab.get_by_role("heading", name="Sign in")).to_be_visible()
-
-
-def test_text_can_be_read(live: str, tab: Page) -> None:
-    """Contrast of at least 4.5 to what is behind it, in light and in dark, of every text on the form and the list."""
-    for scheme in ("light", "dark"):
-        tab.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        for path in ("/ui", "/ui/new", "/ui/jobs/job_x"):
-            tab.goto(live + path)
-            assert tab.evaluate(CONTRAST) == []
-
-
-CONTRAST = """() => {
-  const luminance = (rgb) => {
-    const [r, g, b] = rgb.map((v) => ((v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-  const behind = (element) => {
-    for (; element; element = element.parentElement) {
-      const colour = parse(getComputedStyle(element).backgroundColor);
-      if (colour.length === 3 || colour[3] === 1) return colour.slice(0, 3);
-    }
-    return [255, 255, 255];
-  };
-  const poor = [];
-  for (const element of document.querySelectorAll("body *")) {
-    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
-    if (!own || element.closest("[hidden], .unseen, noscript, svg, option") || !element.offsetParent) continue;
-    const a = luminance(parse(getComputedStyle(element).color).slice(0, 3)), b = luminance(behind(element));
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) poor.push(`${element.tagName} ${element.className} ${ratio.toFixed(2)}`);
-  }
-  return poor;
-}"""

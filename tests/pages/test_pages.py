@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -19,9 +18,9 @@ from api.pages_recipe import form_of_schema
 from api.sniff import formats
 from pages.report import STATIC
 from pruning_core.recipe import Recipe, catalogue
-from tests.api.finished_job import RECIPE, accept, finish, queued_job, reject
+from tests.api.finished_job import accept, queued_job
 from tests.api.live_api import Api, zip_bytes
-from tests.pages.documents import HOSTILE, document, level
+from tests.pages.documents import HOSTILE
 from tests.pages.test_report import Outline
 
 
@@ -56,37 +55,6 @@ def page(response: httpx.Response, status: int = 200) -> Outline:
 
 def fields(shown: Outline) -> dict[str, dict[str, str | None]]:
     return {str(a["name"]): a for tag, a in shown.tags if tag in {"input", "select", "textarea"} and a.get("name")}
-
-
-@pytest.fixture(scope="module")
-def jobs(running_api: Api, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Jobs in every state but running, with hostile names where names can be."""
-    folder, service = tmp_path_factory.mktemp("jobs"), running_api.service
-    made: dict[str, str] = {}
-    with httpx.Client(base_url=running_api.url, timeout=20) as client:
-        for name in ("one", "several", "old", "queued", "cancelled"):
-            made[name] = queued_job(client, labels={"x": HOSTILE[:200]})["id"]
-        client.post(f"/jobs/{made['cancelled']}/cancel")
-        bad = client.put("/models/bad.pt2", content=zip_bytes(50)).json()["id"]
-        data = client.put("/datasets/data.npz", content=zip_bytes(50)).json()["id"]
-        made["failed"] = client.post("/jobs", json={"model": bad, "calibration": data, "recipe": RECIPE}).json()["id"]
-        reject(service, bad, {"title": HOSTILE, "detail": HOSTILE, "expected": [HOSTILE], "advice": HOSTILE})
-        token = service.clock.claim(made["failed"])
-        item = service.ledger.resolve(made["failed"], token or "")
-        attempt = service.ledger.begin(item, token, "test")  # type: ignore[arg-type]
-        problem = {"title": HOSTILE, "detail": HOSTILE, "received": {"x": HOSTILE}, "advice": HOSTILE}
-        assert service.ledger.publish(item, token, "fail", attempt=attempt, problem=problem)  # type: ignore[arg-type]
-    reports: dict[str, dict[str, Any]] = {
-        "one": document(level(0.9, HOSTILE), text=HOSTILE),
-        "several": document(level(0.5), level(0.9)),
-        "old": {"pruning": {}},
-    }
-    for name, report in reports.items():
-        path = folder / f"{name}.json"
-        path.write_text(json.dumps(report))
-        files = dict.fromkeys(("model", "masks"), path)
-        finish(service, made[name], path, {0.5: files, 0.9: files} if name == "several" else {0.9: files})
-    return made
 
 
 def test_the_root_sends_a_browser_to_the_pages_and_nobody_else(http: httpx.Client) -> None:

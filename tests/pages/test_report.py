@@ -12,7 +12,7 @@ import pytest
 
 import pages
 from pages import words
-from pages.numbers import Interval, accuracy_interval, wilson
+from pages.numbers import Interval, accuracy_interval, drop_interval, wilson
 from pruning_core.report import Quality
 from tests.pages.documents import HOSTILE, document, level, quality
 
@@ -60,7 +60,12 @@ def test_it_says_what_was_asked_and_what_came() -> None:
         assert "180 of 200 weights are zero in the produced file: 90.0 %" in text
         assert "90.0 % (95 % interval 85.1 % to 93.4 %) pruned, 95.0 % (95 % interval" in text
         assert "70.0 %" in text
-        assert "compressed 250 kB (before: 1 MB, 4.0 times smaller)" in text
+        assert "under zstd 250 kB (before: 1 MB, 4.0 times smaller)" in text
+        assert "in the compact form, where no zeros are sent, 100 kB (10.0 times smaller)" in text
+        assert "Accuracy fell by 5.0 points (95 % interval 0.5 to 9.9)." in text
+        assert "takes 1,200 multiply-adds in the prunable layers (dense: 12,000, 10.0 times as many)" in text
+        assert "What was not measured" in text
+        assert "Latency in any runtime but PyTorch's own operations on plain" in text
         assert "No speed-up here. Measured." in text
         assert "1 min 15 s" in text
         assert "123 MB" in text
@@ -107,6 +112,65 @@ def test_no_text_of_a_file_becomes_markdown() -> None:
     assert not re.search("[<>`\\[\\]\u202e\x00]", bare)
     for mine, theirs in zip(safe.splitlines(), bare.splitlines(), strict=True):
         assert mine.count("|") == theirs.count("|"), "a cell stays a cell"
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        ({"accuracy": 0.9}, "Accuracy fell by 5.0 points (95 % interval "),
+        ({"accuracy": 0.945}, "Accuracy fell by 0.5 points (95 % interval -"),
+        ({"accuracy": 0.96, "agreement": 0.8}, "with 200 samples it cannot be told from no change."),
+        ({"accuracy": 1.0}, "Accuracy rose by 5.0 points (95 % interval "),
+        ({"accuracy": 0.123}, "how sure that is cannot be known"),
+    ],
+)
+def test_what_it_cost_with_confidence(after: dict[str, Any], said: str) -> None:
+    one = level(0.9, pruned=quality(**after))
+    for text in (outline(one).text, plain(one).replace("\\", "")):
+        assert said in text
+    for name in ("accuracy", "loss"):
+        losses = {"loss_standard_error": 0.1} if name == "loss" else {}
+        numbers = {"accuracy": None if name == "loss" else 0.9, **losses}
+        same = quality(**numbers)
+        made = pages.parse(json.dumps(document(level(0.9, pruned=same), dense=same)))
+        assert "cannot be told from no change" in str(words.cost(made.pruning, made.pruning.levels[0]))
+
+
+def test_the_interval_of_a_drop_is_the_published_one() -> None:
+    # Newcombe 1998, Statistics in Medicine 17:2635, method 10 for e, f, g, h = 36, 12, 2, 0: 0.0569 to 0.3404.
+    dense = Quality(samples=50, accuracy=48 / 50)
+    pruned = Quality(samples=50, accuracy=38 / 50, agreement=36 / 50)
+    assert drop_interval(dense, Quality(samples=40, accuracy=0.5)) is None
+    found = drop_interval(dense, pruned)
+    assert found is not None
+    assert (found.low, found.high) == (pytest.approx(0.0569, abs=5e-4), pytest.approx(0.3404, abs=5e-4))
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [((0.9, 1.2), "No speed-up here. Measured"), ((1.3, 1.5), "Measured"), (None, "No speed-up here. Measured")],
+)
+def test_speed_is_one_sentence_in_every_form(interval: tuple[float, float] | None, said: str) -> None:
+    made = document()
+    made["files"][0]["ratio_interval"] = interval
+    report = pages.parse(json.dumps(made))
+    sentence = words.speed(report.files[0])
+    assert sentence.startswith(said)
+    assert sentence.endswith(report.files[0].speedup), "what the JSON says"
+    assert sentence in Outline(pages.report_html(report)).text
+    assert sentence in pages.markdown(report).replace("\\", "")
+
+
+def test_pictures_and_what_was_not_measured() -> None:
+    shown = document(data="calibration", dense=quality(None))
+    steps = {"samples": 48, "of": 50, "resize": 18, "crop": [16, 16], "channels": "rgb", "mean": [0.5], "std": [0.2]}
+    shown["preprocessing"] = {"calibration": {**steps, "interpolation": "bilinear", "decoder": "Pillow 12"}}
+    report = pages.parse(json.dumps(shown))
+    for text in (Outline(pages.report_html(report)).text, pages.markdown(report)):
+        assert "16 × 16" in text or "\\(16, 16\\)" in text
+        assert "Pillow 12" in text
+        assert "no validation data came with the job" in text
+        assert "Accuracy: the data have no class labels." in text
 
 
 def test_magnitude_instead_and_a_pattern_that_does_not_hold_are_said() -> None:
