@@ -14,7 +14,7 @@ project = "pruning-service"
 author = "the authors of pruning-service"
 release = version = installed("pruning-service")
 
-extensions = ["myst_parser", "docs.making.mathml"]
+extensions = ["myst_parser", "docs.making.mathml", "docs.making.accessible"]
 myst_enable_extensions = ["attrs_inline", "colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 html_math_renderer = "mathml"
