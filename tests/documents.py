@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from pathlib import Path
+from tempfile import mkdtemp
+
+from tests import interpreter
+from tests.interpreter import SOCKET
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -58,22 +65,61 @@ def script(parts: Iterable[Snippet]) -> str:
 
 def run(
     parts: Iterable[Snippet], folder: Path, environment: Mapping[str, str] | None = None, seconds: int = 200
-) -> str:
-    """Run snippets in a folder and return what they wrote; fail with it, and with the snippet's place, if they fail."""
-    binaries = folder / ".bin"
-    binaries.mkdir(exist_ok=True)
-    # `python3` of the documents is the one that has this package, and `prune` is of this tree.
-    (binaries / "prune").write_text(f'#!/bin/sh\nexec {sys.executable} -m cli "$@"\n', "utf-8")
-    (binaries / "prune").chmod(0o755)
-    path = os.pathsep.join([str(binaries), str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(
-        ["bash", "-c", script(parts)],
+) -> subprocess.CompletedProcess[str]:
+    """Run snippets in a folder; fail with what they wrote, and with the snippet's place, if they fail.
+
+    Returns:
+        What they wrote to stdout and stderr.
+    """
+    done = run_script(script(parts), folder, environment, seconds)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def run_script(
+    code: str, folder: Path, environment: Mapping[str, str] | None = None, seconds: int = 200
+) -> subprocess.CompletedProcess[str]:
+    """Run a bash script in a folder, with `python3`, `python` and `prune` of this tree (see `tests.interpreter`)."""
+    path = os.pathsep.join([str(_commands()), os.environ["PATH"]])
+    kept = {name: value for name, value in os.environ.items() if name not in ("PRUNING_API_KEY", "COLUMNS")}
+    own = {"PATH": path, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / ".cache"), SOCKET: _interpreter()}
+    return subprocess.run(
+        ["bash", "-e", "-o", "pipefail", "-c", code],
         cwd=folder,
-        env={**os.environ, **_ALONE, "PATH": path, "PYTHONPATH": str(ROOT), **(environment or {})},
+        env={**kept, **_ALONE, **own, **(environment or {})},
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=seconds,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+
+
+@cache
+def _commands() -> Path:
+    """Return a folder with the commands of the documents."""
+    folder = Path(mkdtemp(prefix="commands-"))
+    atexit.register(shutil.rmtree, folder)
+    asks = f'exec "{sys.executable}" -I -S "{interpreter.__file__}"'
+    for name, code in {"python": asks, "python3": asks, "prune": f"{asks} -m cli"}.items():
+        (folder / name).write_text(f'#!/bin/sh\n{code} "$@"\n', "utf-8")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+@cache
+def _interpreter() -> str:
+    """Return where the Python listens that runs the commands; it ends with this process."""
+    path = str(_commands() / "socket")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.interpreter", "--serve", path],
+        cwd=ROOT,
+        env={**os.environ, **_ALONE, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"ready\n"
+    atexit.register(server.communicate)
+    return path

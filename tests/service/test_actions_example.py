@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
-EXAMPLE = yaml.safe_load((ROOT / "docs/examples/github-actions.yml").read_text("utf-8"))
+from tests.documents import DOCS, run_script
+
+EXAMPLE = yaml.safe_load((DOCS / "examples" / "github-actions.yml").read_text("utf-8"))
 STEPS = {step["name"]: step["run"] for step in EXAMPLE["jobs"]["prune"]["steps"] if "run" in step}
 
 
@@ -21,22 +20,10 @@ def test_the_steps_run_and_a_drop_in_accuracy_fails(live: str, digits: Path, tmp
     shutil.copy(digits / "digits.pt2", tmp_path / "model.pt2")
     for name in ("calibration.npz", "validation.npz"):
         shutil.copy(digits / name, tmp_path)
-    here = tmp_path / "bin"
-    here.mkdir()
-    (here / "prune").write_text(f'#!/bin/sh\nexec {sys.executable} -m cli "$@"\n')
-    (here / "prune").chmod(0o755)
-    environment = {
-        **os.environ,
-        "PRUNING_URL": live,
-        "PYTHONPATH": str(ROOT),
-        "PATH": os.pathsep.join([str(here), str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "GITHUB_SHA": "0123abc",
-        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
-    }
+    environment = {"PRUNING_URL": live, "GITHUB_SHA": "0123abc", "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md")}
 
-    def run(script: str) -> subprocess.CompletedProcess[str]:
-        command = ["bash", "-e", "-o", "pipefail", "-c", script]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    def run(code: str) -> subprocess.CompletedProcess[str]:
+        return run_script(code, tmp_path, environment)
 
     assert "pip install" in STEPS.pop("Install"), "the only step that is not run here: the package is installed"
     gate = STEPS["Fail on a drop in accuracy"]

@@ -43,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs_curl
 def test_quick_start(live: str, trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
-    out = run(snippets(QUICK_START, "sh", "python")[1:], tmp_path, {"PRUNING_URL": live})
+    out = run(snippets(QUICK_START, "sh", "python")[1:], tmp_path, {"PRUNING_URL": live}).stdout
     sparsity = next(float(line) for line in out.splitlines() if re.fullmatch(r"0\.\d+", line))
     assert sparsity == pytest.approx(0.8, abs=0.001)
     assert "<svg" in (tmp_path / "report.html").read_text("utf-8")
