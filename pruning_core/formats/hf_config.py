@@ -47,6 +47,8 @@ _FEW = 512
 _MAX_NUMBER = 2**31
 #: Most elements of buffers that are in no file.
 _MAX_BUFFERS = 2**26
+#: Of several ways to compute the same, those that torch.export takes as aten operations.
+_WAYS = {"attn_implementation": "eager", "experts_implementation": "batched_mm"}
 _ADVICE = "Export the model yourself: torch.export.save(torch.export.export(model.eval(), ...), 'model.pt2')."
 
 
@@ -156,13 +158,13 @@ def build(config: Mapping[str, Any], shapes: Shapes) -> tuple[nn.Module, Any, st
         warnings.simplefilter("ignore")
         own = _attempt(lambda: config_class.from_dict(dict(kept)))
         with torch.device("meta"):
-            empty = _attempt(lambda: model._from_config(own, attn_implementation="eager"))
+            empty = _attempt(lambda: model._from_config(own, **_WAYS))
         names = _names(empty, shapes)
         _compare(empty, {name: shapes[given] for name, given in names.items()}, [*shapes])
         from transformers.initialization import no_init_weights
 
         with no_init_weights():
-            module = _attempt(lambda: model._from_config(own, attn_implementation="eager"))
+            module = _attempt(lambda: model._from_config(own, **_WAYS))
             module.tie_weights()
     return module.eval(), own, takes, names
 
@@ -185,7 +187,7 @@ def _names(module: Any, given: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _compare(module: nn.Module, shapes: Shapes, given: list[str]) -> None:
+def _compare(module: Any, shapes: Shapes, given: list[str]) -> None:
     own = module.state_dict(keep_vars=True)
     for name, shape in shapes.items():
         if name in own and tuple(own[name].shape) != shape:
@@ -197,11 +199,21 @@ def _compare(module: nn.Module, shapes: Shapes, given: list[str]) -> None:
     held = {id(own[name]) for name in shapes if name in own}  # a tied weight has several names, and the file one
     missing = [name for name, tensor in own.items() if id(tensor) not in held and tensor.is_floating_point()]
     if missing:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming
+
+        merged = any(not isinstance(rule, WeightRenaming) for rule in get_model_conversion_mapping(module))
         raise ModelError(
             f"The file has no weight {missing[0]!r}.",
             expected=missing[:20],
             received=given[:20],
-            advice="Save it with model.save_pretrained of a recent transformers. " + _ADVICE,
+            advice=(
+                "When transformers loads this architecture it makes one weight of several (experts), which is not done "
+                "here. "
+                if merged
+                else "Save it with model.save_pretrained of a recent transformers. "
+            )
+            + _ADVICE,
         )
     kept = {id(tensor) for tensor in own.values()}
     if sum(b.numel() for b in module.buffers() if id(b) not in kept) > _MAX_BUFFERS:

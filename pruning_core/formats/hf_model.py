@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from pruning_core.errors import ModelError, PruningError, UnsupportedModel
 from pruning_core.formats.hf_config import build
 from pruning_core.formats.pt2 import Signature
-from pruning_core.network.network import Network
+from pruning_core.network.graph import Graph
+from pruning_core.network.network import Input, Network
 
 #: Words in a sample where the number is not free.
 _LENGTH = 128
@@ -65,6 +67,53 @@ def network_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Netw
         ModelError: The weights are not those of the architecture.
         UnsupportedModel: The architecture cannot be exported, or uses what is not supported.
     """
+    plan = _plan(json.dumps(config, sort_keys=True), tensors)
+    held = {**tensors, **plan.made}
+    return Network(
+        graph=plan.graph,
+        weights={name: held[name].detach() for name in plan.names},
+        parameters=plan.parameters,
+        inputs=plan.inputs,
+        fixed=dict.fromkeys(plan.made, "is not in the file"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All of a network but the weights of its file.
+
+    Attributes:
+        graph: What it computes.
+        inputs: What it takes.
+        names: Of its weights: the file's, where they are in the file.
+        parameters: Which of them are parameters.
+        made: Those that are not in the file: tables that follow from the configuration.
+    """
+
+    graph: Graph
+    inputs: Sequence[Input]
+    names: Sequence[str]
+    parameters: Collection[str]
+    made: Mapping[str, Tensor]
+
+
+#: The last plan, and what it was made for. A job reads the dense file and each pruned one, of the same configuration
+#: and the same shapes: building and exporting them again would give the same graph.
+_last: tuple[Any, Plan] | None = None
+
+
+def _plan(config: str, tensors: Mapping[str, Tensor]) -> Plan:
+    """Return the plan for a configuration and tensors of these names, shapes and dtypes; one is kept."""
+    global _last
+    wanted = (config, {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
+    last = _last
+    if last is None or last[0] != wanted:
+        last = _last = (wanted, _made(json.loads(config), tensors))
+    return last[1]
+
+
+def _made(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Plan:
+    """Build the model, put the tensors in their places and export it."""
     dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     if len(dtypes) != 1:
         raise ModelError("The weights should have one floating-point dtype.", received=sorted(map(str, dtypes)))
@@ -82,12 +131,12 @@ def network_of(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Netw
     canonical = _canonical(values, tensors)
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     called = {name: file_names.get(name, name) for name in dict.fromkeys(canonical.values())}
-    return Network(
+    return Plan(
         graph=signature.graph({node: called[canonical[name]] for node, name in names.items()}),
-        weights={given: values[name].detach() for name, given in called.items()},
-        parameters={given for name, given in called.items() if name in parameters},
         inputs=signature.inputs,
-        fixed={given: "is not in the file" for name, given in called.items() if name not in tensors},
+        names=list(called.values()),
+        parameters={given for name, given in called.items() if name in parameters},
+        made={given: values[name].detach() for name, given in called.items() if name not in tensors},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pruning_core.errors import ModelError, UnsupportedModel
-from pruning_core.formats import model_format, read_model, write_model
+from pruning_core.formats import hf_model, model_format, read_model, write_model
 from worker import sandbox
 from worker.work import prune
 
@@ -147,6 +148,42 @@ def test_a_stored_zip_is_patched_and_a_job_prunes_it(
     assert torch.allclose(read_model(tmp_path / "pruned-0").run([pixels])[0], logits(again, pixels), atol=1e-5)
     kept = again.vit.state_dict()
     assert sum(int((t == 0).sum()) for n, t in kept.items() if t.dim() == 2) >= 896  # half of what the layers have
+
+
+def test_built_and_exported_once_for_files_of_one_kind(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exports = []
+    export = hf_model._exported
+    monkeypatch.setattr(hf_model, "_exported", lambda *given: exports.append(1) or export(*given))
+    monkeypatch.setattr(hf_model, "_last", None)
+    network = read_model(folders["bert"])
+    name = network.layers[0].weight
+    write_model(network.with_weights({name: network.weights[name] * 2}), folders["bert"], tmp_path / "pruned")
+    again = read_model(zipped(tmp_path / "pruned", tmp_path / "zip"))
+    assert len(exports) == 1
+    assert torch.equal(again.weights[name], network.weights[name] * 2)
+    assert not torch.equal(again.run(words())[0], network.run(words())[0])
+    # another setting under the same shapes is another graph, and other dtypes are others
+    config = tmp_path / "pruned" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"hidden_act": "relu"}))
+    assert not torch.equal(read_model(tmp_path / "pruned").run(words())[0], again.run(words())[0])
+    tensors = load_file(tmp_path / "pruned" / "model.safetensors")
+    save_file({n: t.double() for n, t in tensors.items()}, tmp_path / "pruned" / "model.safetensors")
+    assert read_model(tmp_path / "pruned").run(words())[0].dtype == torch.float64
+    assert len(exports) == 3
+
+
+def test_where_transformers_is_not_installed_it_says_what_to_do(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf_model, "_last", None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for form in FORMS:
+        with pytest.raises(UnsupportedModel, match="transformers is not installed") as caught:
+            read_model(FORMS[form](folders["bert"], tmp_path / form))
+        assert "pip install 'pruning-service[hf]'" in (caught.value.advice or "")
+        assert "torch.export.save" in (caught.value.advice or "")
 
 
 def lying(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
