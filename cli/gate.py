@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.console import AsJson, command, fail, out, show, usage
+from client import Problem
 
 if TYPE_CHECKING:
     from pruning_core.report import LevelReport, PruningReport
@@ -82,7 +83,7 @@ def gate(
         known = read_report(report)
         place = level_of(known, model)
     except PruningError as error:
-        fail(error, as_json=as_json)
+        fail(Problem(error.problem()), as_json=as_json)
     levels = known.pruning.levels if place is None else (known.pruning.levels[place],)
     found = [verdict for level in levels for verdict in verdicts(known.pruning, level, limits)]
     if as_json:

@@ -16,7 +16,7 @@ from cli.console import AsJson, command, missing, say, show, tell
 from cli.progress import watch
 from cli.recipes import Given, takes_recipe
 from cli.submitting import summary
-from cli.transfers import placed, targets
+from cli.transfers import placed, put, targets
 from client import Problem
 
 if TYPE_CHECKING:
@@ -109,12 +109,7 @@ def _parts() -> dict[str, str]:
 
 
 def _put(source: Path, target: Path) -> Path:
-    """Copy a result to its place, whole or not at all."""
-    aside = target.with_name(f".{target.name}.part")
-    try:
+    with put(target) as aside:
         shutil.copyfile(source, aside)
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
     say(f"saved {target}")
     return target

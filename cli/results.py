@@ -13,7 +13,7 @@ import typer
 from cli.console import FAILED, AsJson, command, missing, out, say, service, show, tell, usage
 from cli.looking import JobArgument
 from cli.progress import Told, transfer
-from cli.transfers import placed
+from cli.transfers import placed, put
 from client import Client, NotOffered, Problem
 
 _TYPES = {"json": "application/json", "html": "text/html", "md": "text/markdown"}
@@ -76,15 +76,14 @@ def _expanded(client: Client, id: str, output: Path, sparsity: float | None, tol
         raise missing("the compact form", "compact", error) from None
 
     small = client.download(id, "compact", output.with_name(f".{output.name}.compact"), sparsity=sparsity, got=told)
-    aside = output.with_name(f".{output.name}.part")
     try:
-        aside.write_bytes(expand(small.read_bytes()))
-        aside.replace(output)
+        whole = expand(small.read_bytes())
     except PruningError as error:
         raise Problem(error.problem()) from None
     finally:
         small.unlink(missing_ok=True)
-        aside.unlink(missing_ok=True)
+    with put(output) as aside:
+        aside.write_bytes(whole)
     return output
 
 
@@ -110,7 +109,8 @@ def report(
         sys.stdout.flush()
         return
     path = output or Path(f"{id}-report.{wanted.value}")
-    path.write_bytes(found.content)
+    with put(path) as aside:
+        aside.write_bytes(found.content)
     say(f"saved {path}")
     if open_it and not webbrowser.open(path.resolve().as_uri()):
         say(f"no browser could be started; open {path.resolve().as_uri()}")

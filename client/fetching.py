@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Callable
 from email.message import Message
+from io import FileIO
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -100,14 +101,23 @@ def _fill(
                 continue
             whole = answer.status != 206
             have = 0 if whole else have
-            with aside.open("wb" if whole else "ab") as file:
+            with aside.open("wb" if whole else "ab", buffering=0) as file:
                 while block := (yield Read()):
-                    file.write(block)
+                    _write(file, block)
                     have += len(block)
                     patience.renew()
                     got(have, size)
         except httpx.TransportError as error:
             yield from pause_after(error, patience)
+
+
+def _write(file: FileIO, block: bytes) -> None:
+    rest = memoryview(block)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:  # which says that the disk is full, and not where
+        raise OSError(error.errno, error.strerror, str(file.name)) from None
 
 
 def report(job: str, media_type: str, retry: Retry) -> Operation[ReportDocument]:

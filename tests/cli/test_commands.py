@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,9 +114,9 @@ def test_a_recipe_that_cannot_be_used_is_refused_by_the_service(shell: Any) -> N
     [
         ((*SUBMIT, "--algorithm", "chitta"), "did you mean chita? offered: alps"),
         ((*SUBMIT, "-o", "no/such/out.pt2"), "there is no folder no/such"),
-        (("submit", ".", "--data", "data.npz"), "is a folder"),
-        (("submit", "missing.pt2", "--data", "data.npz"), "no such file"),
-        (("submit", "dst_01JD3Z9XB3M8R6N0QSWJ5T7K2P", "--data", "data.npz"), "no id of a model"),
+        (("submit", ".", *SUBMIT[2:]), "is a folder"),
+        (("submit", "missing.pt2", *SUBMIT[2:]), "no such file"),
+        (("submit", "dst_01JD3Z9XB3M8R6N0QSWJ5T7K2P", *SUBMIT[2:]), "no id of a model"),
         (("submit", "net.pt2"), "--data"),
         (("jobs", "--state", "failing"), "did you mean failed? offered: queued"),
         (("download", "job_1", "model", "--compact"), "--compact"),
@@ -199,6 +200,67 @@ def test_what_was_cut_goes_on_with_the_next_command(
     assert proxy.count("POST /uploads$") == begun == 1, "the other commands go on with the upload of the first"
     assert (parts_proxy.count("PUT "), proxy.count("PUT /datasets")) == (0, 1), "the third has nothing to send"
     assert not list((files / "cache" / "pruning-service" / "uploads").iterdir()), "and then it is forgotten"
+
+
+_SMALL_PARTS = """
+from client import Client
+Client.upload.__kwdefaults__.update(parts_from=2**20, part_size=5 * 2**20)
+from cli.main import main
+main()
+"""
+
+
+def test_a_client_that_is_killed_has_lost_only_the_part_it_was_sending(
+    shell: Any, parts_proxy: Between, files: Path, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (files / "net.pt2").write_bytes(zip_bytes(14 * 2**20))
+    parts_proxy.faults.append(Fault(like="PUT .*partNumber=2&", what="instead", answer=BUSY, times=99))
+    variables = {**environment(files, shell.url), "PRUNING_API_KEY": token}
+    command = [sys.executable, "-c", _SMALL_PARTS, *SUBMIT]
+    sending = subprocess.Popen(command, cwd=files, env=variables, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not parts_proxy.count("PUT .*partNumber=2&"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    sending.kill()
+    sending.wait()
+    parts_proxy.faults.clear()
+    parts_proxy.requests.clear()
+    monkeypatch.setattr(
+        Client.upload, "__kwdefaults__", {**Client.upload.__kwdefaults__, "parts_from": 2**20, "part_size": 5 * 2**20}
+    )
+    done = shell(*SUBMIT)
+    assert done.exit_code == 0, done.stderr
+    assert [parts_proxy.count(f"PUT .*partNumber={number}&") for number in (1, 2, 3)] == [0, 1, 1]
+
+
+def test_a_report_in_the_browser_and_a_disk_that_is_full(
+    shell: Any, client_api: Api, files: Path, token: str, tmp_path: Path
+) -> None:
+    job = shell(*SUBMIT).stdout.strip()
+    (files / "pruned").write_bytes(os.urandom(50_000))
+    (files / "report.json").write_text('{"a": "report"}', "utf-8")
+    each = {"model": files / "pruned", "masks": files / "pruned"}
+    finished_job.finish(client_api.service, job, files / "report.json", {0.5: each})
+    browser = tmp_path / "browser"
+    browser.write_text('#!/bin/sh\necho "$1" >opened\n', "utf-8")
+    browser.chmod(0o755)
+    variables = {**environment(files, shell.url), "PRUNING_API_KEY": token, "BROWSER": str(browser)}
+    # The limit stands for the disk: 32 blocks of 512 bytes or of 1 KiB.
+    script = f"""
+    {sys.executable} -m cli report {job} --format json --open && cat opened
+    ulimit -f 32
+    {sys.executable} -m cli download {job} -o big.pt2
+    """
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=files, env=variables, capture_output=True, text=True, timeout=60, check=False
+    )
+    report = files / f"{job}-report.json"
+    assert done.stdout == f"{report.as_uri()}\n", done.stderr
+    assert report.read_text("utf-8") == '{"a": "report"}'
+    assert done.returncode == 1
+    assert re.search(r"prune: \.big\.pt2\.\w+\.part: File too large$", done.stderr.strip()), done.stderr
+    assert not (files / "big.pt2").exists()
 
 
 def test_nobody_there_is_said_while_it_is_tried_again(prune: Any) -> None:

