@@ -23,6 +23,7 @@ html_theme = "furo"
 html_title = "pruning-service"
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 # What other pages include; only generated/algorithms has pages of its own.

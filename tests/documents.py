@@ -14,6 +14,7 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path
 from tempfile import mkdtemp
+from textwrap import dedent
 
 from tests import interpreter
 from tests.interpreter import SOCKET
@@ -42,8 +43,8 @@ def snippets(page: Path, *languages: str) -> list[Snippet]:
     """Return the snippets of a page, in order; of these languages, if any are named."""
     text = page.read_text("utf-8")
     found = [
-        Snippet(page, text.count("\n", 0, match.start()) + 1, match[1], match[2])
-        for match in re.finditer(r"^```([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        Snippet(page, text.count("\n", 0, match.start()) + 1, match[1], dedent(match[2]))
+        for match in re.finditer(r"^ *```([^\n]*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
     ]
     return [one for one in found if not languages or one.language in languages]
 

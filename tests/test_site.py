@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from playwright.sync_api import Page
@@ -70,9 +72,28 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
         assert not [one for one in found if "//" in "".join(one)], sheet
 
 
+def test_no_link_within_leads_nowhere(site: Path) -> None:
+    """Neither to a page that is not there, nor to a place that its page does not have."""
+    places = {page: set(re.findall(r'\bid="([^"]+)"', page.read_text("utf-8"))) for page in site.rglob("*.html")}
+    seen = 0
+    for page in places:
+        for target in re.findall(r'<a\b[^>]*\bhref="([^"]*)"', page.read_text("utf-8")):
+            path, _, place = unescape(target).partition("#")
+            if re.match(r"[a-z]+:", path):
+                continue
+            seen += 1
+            to = (page.parent / unquote(path)).resolve() if path else page
+            assert to.is_file(), f"{page.name}: {target}"
+            assert not place or to.suffix != ".html" or unquote(place) in places[to], f"{page.name}: {target}"
+    assert seen > 1000
+    for name in ("README.md", "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text("utf-8")):
+            assert target.startswith("https://") or (ROOT / target).exists(), f"{name}: {target}"
+
+
 def test_it_is_for_everybody(site: Path, tab: Page) -> None:
     """The kinds of pages there are, by axe-core: text, commands, tables with plots, maths."""
-    names = ("index", "quick-start", "how-to/goal", "algorithms/index", "algorithms/chita", "design")
+    names = ("index", "quick-start", "algorithms/index", "algorithms/chita")
     assert violations_in_each_look(tab, *((site / f"{name}.html").as_uri() for name in names)) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -16,7 +17,11 @@ def mathml(latex: str, display: str) -> str:
     Raises:
         SphinxError: A command of it is not known: it would be shown as it stands.
     """
-    made = convert(latex.strip(), display=display)
+    # A power is of the whole norm, not of its last bar, which would sink with it.
+    grouped = re.sub(r"\\lVert(.*?)\\rVert", r"{\\lVert\1\\rVert}", latex.strip(), flags=re.DOTALL)
+    made = convert(grouped, display=display)
+    # Without a mathematical font browsers take this sign from one whose letters are far larger.
+    made = made.replace("<mo>&#x022A4;</mo>", '<mi mathvariant="normal">T</mi>')
     if "\\" in made:
         raise SphinxError(f"This formula has a command that is not known: {latex}")
     return made

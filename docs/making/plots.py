@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from io import StringIO
-from itertools import cycle
 from pathlib import Path
 
 import matplotlib as mpl
@@ -15,8 +14,20 @@ from docs.making import curves, put
 #: Text and lines of the axes on light and on dark pages; nothing else has these colours.
 INK, INK_ON_DARK = "#33373d", "#cfd3d9"
 #: Okabe and Ito's colours, which colour-blind people can tell apart, a little away from both grounds.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#b3609a", "#56a3d9", "#8a8f00", "#7a5fd0", "#8b8f96", "#c0392b")
-MARKERS = "osD^vP*Xph"
+COLOURS = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#d55e00",
+    "#b3609a",
+    "#56a3d9",
+    "#8a8f00",
+    "#7a5fd0",
+    "#8b8f96",
+    "#c0392b",
+    "#00a0a0",
+)
+MARKERS = "osD^vP*XphH"
 #: The method that the pages speak of is drawn above the others.
 WIDE = "gradual"
 
@@ -35,8 +46,9 @@ def write(folder: Path) -> None:
 
 def accuracy(network: curves.Network) -> str:
     """Return accuracy over sparsity; solid: no labels, dashed: with labels."""
+    assert len(network.curves) <= min(len(COLOURS), len(MARKERS)), "two that look alike cannot be told apart"
     figure, axes = _axes()
-    for one, colour, marker in zip(network.curves, cycle(COLOURS), cycle(MARKERS), strict=False):
+    for one, colour, marker in zip(network.curves, COLOURS, MARKERS, strict=False):
         points = sorted((float(level), value) for level, value in one.accuracy.items() if ":" not in level)
         axes.plot(
             *zip(*points, strict=True),
@@ -57,7 +69,7 @@ def accuracy(network: curves.Network) -> str:
 def seconds(network: curves.Network) -> str:
     """Return accuracy over CPU seconds at one sparsity; filled: no labels, hollow: with labels."""
     figure, axes = _axes()
-    for one, colour, marker in zip(network.curves, cycle(COLOURS), cycle(MARKERS), strict=False):
+    for one, colour, marker in zip(network.curves, COLOURS, MARKERS, strict=False):
         if network.timed_at not in one.accuracy:
             continue
         axes.plot(

@@ -38,14 +38,17 @@ def _operation(path: str, verb: str, operation: Document) -> str:
         *(_plain(operation[key]) for key in ("summary", "description") if operation.get(key)),
     ]
     if operation.get("parameters"):
-        parts.append(_table(("parameter", "in", "needed", ""), [_parameter(one) for one in operation["parameters"]]))
+        parts.append(
+            _table(("parameter", "in", "needed", "what it is"), [_parameter(one) for one in operation["parameters"]])
+        )
     if "requestBody" in operation:
         bodies = [f"`{kind}`{_named(content)}" for kind, content in operation["requestBody"]["content"].items()]
         parts.append(f"Body: {'; or '.join(bodies)}.")
     answers = [
-        (f"{status}", _cell(answer["description"]), _media(answer)) for status, answer in operation["responses"].items()
+        (f"{status}", _cell(answer["description"]).replace(".; ", "; "), _media(answer))
+        for status, answer in operation["responses"].items()
     ]
-    parts.append(_table(("status", "", "content"), answers))
+    parts.append(_table(("status", "when", "content"), answers))
     return "\n\n".join(parts) + "\n"
 
 
@@ -72,7 +75,7 @@ def _schema(name: str, schema: Document) -> str:
         for field, one in schema.get("properties", {}).items()
     ]
     if rows:
-        parts.append(_table(("field", "type", "needed", ""), rows))
+        parts.append(_table(("field", "type", "needed", "what it is"), rows))
     return "\n\n".join(parts) + "\n"
 
 

@@ -13,17 +13,24 @@ import yaml
 
 from api.recipe_schema import recipe_schema
 from pruning_core.recipe import Recipe, catalogue
-from tests.documents import DOCS, ROOT, Snippet, run, snippets
+from tests.documents import DOCS, ROOT, Snippet, run, run_script, snippets
 
-#: Pages whose snippets other tests run: test_api_reference.py, test_command_line.py, test_after_pruning.py.
-ELSEWHERE = {"api.md", "cli.md", "after-pruning.md"}
-PAGES = sorted(path for path in DOCS.rglob("*.md") if "generated" not in path.parts)
+README = ROOT / "README.md"
+#: Pages whose snippets other tests run.
+ELSEWHERE = {
+    "api.md": "service/test_api_reference.py",
+    "cli.md": "service/test_command_line.py",
+    "after-pruning.md": "worker/test_after_pruning.py",
+}
+PAGES = [README, *sorted(path for path in DOCS.rglob("*.md") if "generated" not in path.parts)]
 HOW_TO = sorted((DOCS / "how-to").glob("*.md"))
 QUICK_START = DOCS / "quick-start.md"
 #: Blocks that are no snippets: MyST's own.
 DIRECTIVES = ("{include}", "{literalinclude}")
-#: Commands that change the machine.
+#: Commands that change the machine, and those that a person or a test of its own starts.
 NOT_RUN = ("pip install ", "prune --install-completion ")
+#: What a line begins with that is a command.
+COMMANDS = ("make", "prune", "curl", "python", "python3", "pip", "docker", "git", "source", "export")
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
@@ -59,7 +66,30 @@ def test_how_to(page: Path, live: str, operator: dict[str, str], trained: Path, 
     run(shown, tmp_path, {**more, "PRUNING_URL": live})
 
 
-RECIPES = [one for page in PAGES for one in snippets(page, "json")]
+@needs_curl
+def test_readme(live: str, tmp_path: Path) -> None:
+    """How it exports a network, and the same job with and without the service; the rest is in test_documents.py."""
+    export, _ = snippets(README, "python")
+    (tmp_path / "export.py").write_text(
+        "import numpy, torch\n"
+        "torch.manual_seed(0)\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))\n"
+        "x = torch.rand(60, 16)\n"
+        "y = model(x).argmax(1)\n" + export.code
+    )
+    run_script("python3 export.py && cp calibration.npz validation.npz", tmp_path).check_returncode()
+    commands = snippets(README, "sh")
+    assert commands
+    run(commands, tmp_path, {"PRUNING_URL": live})
+    assert (tmp_path / "digits-pruned.pt2").stat().st_size > 1000
+
+
+RECIPES = [
+    Snippet(page, one.line, "json", line)
+    for page in PAGES
+    for one in snippets(page, "json")
+    for line in (one.code.splitlines() if page == README else [one.code])
+]
 
 
 @pytest.mark.parametrize("shown", RECIPES, ids=str)
@@ -86,20 +116,30 @@ def test_each_page_of_an_algorithm_has_a_recipe_options_and_its_source() -> None
 
 
 def test_no_snippet_is_left_out() -> None:
-    """What stands in a block is run here, or by the test that the page has; what cannot be run is no command."""
+    """What stands in a block is run here, or by the test that the page has; what is not run is no command."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    for name, test in ELSEWHERE.items():
+        code = (ROOT / "tests" / test).read_text("utf-8")
+        assert name in code, name
+        assert "snippets(" in code, name
     for page in PAGES:
+        fences = re.findall(r"^ *(?:```|~~~)", page.read_text("utf-8"), re.MULTILINE)
+        assert len(fences) == 2 * len(snippets(page)), f"{page} has a block that is not seen"
         for one in snippets(page):
-            if one.language in DIRECTIVES or one.language.startswith("{"):
-                continue
-            if one.language in ("sh", "python"):
-                assert page in HOW_TO or page == QUICK_START or page.name in ELSEWHERE, f"nobody runs {one}"
+            if one.language.startswith("{"):
+                assert one.language.startswith(DIRECTIVES), one
+            elif one.language in ("sh", "python"):
+                known = page in HOW_TO or page in (QUICK_START, README) or page.name in ELSEWHERE
+                assert known, f"nobody runs {one}"
+            elif one.language == "bash":
+                assert one.code.strip() in (ROOT / "demo" / "session.sh").read_text("utf-8"), one
             elif one.language == "yaml":
                 assert yaml.safe_load(one.code), one
-            elif one.language == "text":
-                for line in one.code.splitlines():
-                    assert line.startswith(NOT_RUN) or line.removeprefix("make ") in targets, (
-                        f"{one}: {line!r} looks like a command, and nobody runs it"
-                    )
+            elif one.language == "json":
+                assert [known for known in RECIPES if (known.page, known.line) == (one.page, one.line)], one
             else:
-                assert one.language == "json", f"{one} has the language {one.language!r}"
+                assert one.language in ("", "text"), f"{one} has the language {one.language!r}"
+                for line in filter(None, one.code.splitlines()):
+                    word, *rest = line.split()
+                    made = word == "make" and rest[0] in targets
+                    assert word not in COMMANDS or made or line.startswith(NOT_RUN), f"nobody runs {one}: {line!r}"
