@@ -262,7 +262,7 @@ def _hint(schema: Schema, required: bool) -> str:
     if required:
         said.append("required")
     elif "default" in schema:
-        said.append(f"default: {_text(schema['default'])}")
+        said.append(f"default: {_text(schema['default']) or 'none'}")
     return "; ".join(said)
 
 

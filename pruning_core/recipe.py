@@ -102,8 +102,10 @@ class Goal(Frozen):
 class Layers(Frozen):
     """Which prunable layers take part, by shell-style patterns on layer names."""
 
-    include: tuple[str, ...] = Field(default=("*",), description="A layer takes part if any of these matches,")
-    exclude: tuple[str, ...] = Field(default=(), description="and none of these does.")
+    include: tuple[str, ...] = Field(default=("*",), description="A layer takes part if one of these matches its name,")
+    exclude: tuple[str, ...] = Field(
+        default=(), description="and none of these does: what matches here stays dense, e.g. 'head*'."
+    )
 
     def accepts(self, name: str) -> bool:
         """Return whether the layer of this name takes part.
