@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -78,6 +79,15 @@ def changed(weights: Mapping[str, Tensor], original: Mapping[str, Tensor]) -> di
             received={name: str(kinds.get(name)) for name in odd[:5]},
         )
     return {name: tensor.cpu() for name, tensor in weights.items() if not same_bits(tensor.cpu(), original[name])}
+
+
+def impossible(shape: Iterable[int]) -> bool:
+    """Return whether no tensor has this shape: of no element, perhaps, but too large in the other dimensions.
+
+    >>> impossible((0, 2**62, 2**62)), impossible((0, 3, 2**40))
+    (True, False)
+    """
+    return math.prod(n for n in shape if n) >= 2**60
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

@@ -44,6 +44,9 @@ _FORBIDDEN += ("use_pretrained_backbone", "backbone_config", "encoder", "decoder
 #: Words in the names of settings that count parts, each of which has a tensor of its own.
 _COUNTS = ("layer", "depth", "block", "expert", "stage")
 _FEW = 512
+#: Settings that transformers makes a list of, whatever the weights are.
+_LISTED = ("num_labels",)
+_MAX_LISTED = 2**17
 _MAX_NUMBER = 2**31
 #: Most elements of buffers that are in no file.
 _MAX_BUFFERS = 2**26
@@ -106,25 +109,43 @@ def settings(config: Mapping[str, Any], tensors: int) -> dict[str, Any]:
         UnsupportedModel: It points to code, to another model or to a quantiser.
         ModelError: It counts more parts than there are tensors, or has absurd numbers.
     """
-    for key in _FORBIDDEN:
-        if config.get(key):
+    for key, value in (*((key, config.get(key)) for key in _FORBIDDEN), *_pointers(config)):
+        if value:
             raise UnsupportedModel(
                 f"The config points outside itself ({key}): code and other models are never loaded.",
-                received={key: str(config[key])[:200]},
+                received={key: str(value)[:200]},
                 advice=f"Remove {key!r} if the model is one of transformers' own. " + _ADVICE,
             )
-    kept = {
-        key: value
-        for key, value in config.items()
-        if key not in _LEFT_OUT and not key.startswith("_") and not key.endswith("_implementation")
-    }
+    kept = {key: _kept(value) for key, value in config.items() if key not in _LEFT_OUT and not _chooses_code(key)}
     for key, number in _numbers("", kept):
         most = max(tensors, _FEW) if any(word in key for word in _COUNTS) and "block_size" not in key else _MAX_NUMBER
+        most = _MAX_LISTED if key in _LISTED else most
         if abs(number) > most:
             raise ModelError(
                 f"The config's {key} is larger than the weights allow.", expected=f"at most {most}", received=number
             )
     return kept
+
+
+def _pointers(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what points to code or a quantiser in the configuration of a part."""
+    for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+        if isinstance(item, Mapping | list):
+            yield from _pointers(item)
+        if key in ("auto_map", "quantization_config"):
+            yield key, item
+
+
+def _kept(value: Any) -> Any:
+    """Return a setting without what chooses code in the configuration of a part."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _kept(item) for key, item in value.items() if not _chooses_code(key)}
+
+
+def _chooses_code(key: str) -> bool:
+    """Return whether a setting names kernels, which could be on a hub."""
+    return key.startswith("_") or key.endswith("_implementation")
 
 
 def _numbers(key: str, value: Any) -> Iterator[tuple[str, float]]:

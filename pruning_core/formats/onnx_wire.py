@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pruning_core.errors import ModelError, UnsupportedModel
+from pruning_core.formats.files import impossible
 
 #: Of the model without its initialisers: nodes, names, constants.
 MAX_STRUCTURE_BYTES = 64 * 2**20
@@ -208,7 +209,7 @@ def _stored(data: mmap.mmap, start: int, stop: int) -> Stored | None:
             expected="one file that holds everything",
             advice=SAVE_ADVICE,
         )
-    if _SEGMENT in found or any(size >= 2**40 for size in dims):
+    if _SEGMENT in found or any(size >= 2**40 for size in dims) or impossible(dims):
         raise ModelError(f"The initialiser {name!r} is segmented, or has impossible dimensions.", received=dims)
     dtype = DTYPES.get(found.get(_TYPE, 0))
     if dtype is None:

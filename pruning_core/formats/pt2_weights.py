@@ -11,6 +11,7 @@ from torch import Tensor
 from pruning_core.errors import ModelError, UnsupportedModel
 from pruning_core.formats.archive import Archive, Member
 from pruning_core.formats.document import boolean, integer, mapping, member, parse_json, sequence, text, union
+from pruning_core.formats.files import impossible
 from pruning_core.formats.pt2_types import dtype, strided
 
 MAX_CONFIG_BYTES = 64 * 2**20
@@ -139,7 +140,7 @@ def check_fits(payload: Payload, record: Member, where: str) -> None:
     count = 1
     for n in payload.sizes:
         count *= n
-    if payload.span[1] > record.size or count > max(held, _MAX_OVERLAP):
+    if payload.span[1] > record.size or count > max(held, _MAX_OVERLAP) or impossible(payload.sizes):
         raise ModelError(
             f"{where} claims more than its record holds.",
             expected=f"at most {held} elements ({record.size} bytes)",

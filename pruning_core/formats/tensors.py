@@ -20,7 +20,7 @@ from pruning_core.errors import ModelError, UnsupportedModel
 from pruning_core.formats.archive import Archive, open_map
 from pruning_core.formats.builtin import build, recognise
 from pruning_core.formats.document import integer, mapping, member, parse_json, sequence, text
-from pruning_core.formats.files import changed, copied, rechecked
+from pruning_core.formats.files import changed, copied, impossible, rechecked
 from pruning_core.network.network import Network
 
 TENSORS_NAME = "model.safetensors"
@@ -109,7 +109,7 @@ def _entry(name: str, item: Any, offset: int, size: int) -> Entry:
         )
     shape = tuple(integer(n, name) for n in sequence(member(item, "shape", name), f"{name}: shape", _MAX_DIMENSIONS))
     wanted = math.prod(shape) * _DTYPES[code].itemsize
-    if min(shape, default=0) < 0 or wanted != size:
+    if min(shape, default=0) < 0 or wanted != size or impossible(shape):
         raise ModelError(f"The tensor {name!r} has another size than its shape needs.", expected=wanted, received=size)
     return Entry(dtype=_DTYPES[code], shape=shape, offset=offset, size=size)
 

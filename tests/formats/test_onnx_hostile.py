@@ -72,6 +72,10 @@ LIES: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
     "int4": (lambda m: setattr(weight(m), "data_type", TensorProto.INT4), "type that is not read"),
     "complex": (lambda m: setattr(weight(m), "data_type", TensorProto.COMPLEX64), "type that is not read"),
     "no type": (lambda m: weight(m).ClearField("data_type"), "type that is not read"),
+    "no element, other sizes huge": (
+        lambda m: weight(m).dims.__setitem__(slice(None), [0, *[2**39] * 3]),
+        "impossible",
+    ),
     "segment": (lambda m: weight(m).segment.SetInParent(), "segmented"),
     "no name": (lambda m: setattr(weight(m), "name", ""), "name of an initialiser"),
     "long name": (lambda m: setattr(weight(m), "name", "w" * 5000), "name of an initialiser"),

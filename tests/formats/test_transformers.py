@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pruning_core.errors import ModelError, UnsupportedModel
 from pruning_core.formats import hf_model, model_format, read_model, write_model
+from tests.hostile import corpus_transformers
 from worker import sandbox
 from worker.work import prune
 
@@ -227,6 +228,12 @@ def test_folders_that_lie_are_refused(edit: Any, message: str, folders: dict[str
     for path in (folder, zipped(folder, tmp_path / "zip")):
         with pytest.raises((ModelError, UnsupportedModel), match=message):
             read_model(path)
+
+
+def test_the_hostile_corpus_changes_what_is_sound(tmp_path: Path) -> None:
+    for i, data in enumerate((corpus_transformers.folder(), corpus_transformers.single(corpus_transformers.config()))):
+        (tmp_path / str(i)).write_bytes(data)
+        assert len(read_model(tmp_path / str(i)).layers) == 7
 
 
 def test_zips_that_lie_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:

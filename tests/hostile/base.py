@@ -45,18 +45,18 @@ def meta(sizes: list[int]) -> dict[str, Any]:
     }
 
 
-_SHAPES = {"0.weight": [4, 3], "0.bias": [4], "2.weight": [2, 4], "2.bias": [2]}
+SHAPES = {"0.weight": [4, 3], "0.bias": [4], "2.weight": [2, 4], "2.bias": [2]}
 
 
 def document() -> dict[str, Any]:
     """The graph of Linear(3, 4), ReLU, Linear(4, 2), as torch.export.save writes it."""
-    names = {name: f"p_{name.replace('.', '_')}" for name in _SHAPES}
+    names = {name: f"p_{name.replace('.', '_')}" for name in SHAPES}
     nodes = [
         node("aten.linear.default", "linear", input=tensor("x"), weight=tensor("p_0_weight"), bias=tensor("p_0_bias")),
         node("aten.relu.default", "relu", self=tensor("linear")),
         node("aten.linear.default", "out", input=tensor("relu"), weight=tensor("p_2_weight"), bias=tensor("p_2_bias")),
     ]
-    values = {names[name]: meta(shape) for name, shape in _SHAPES.items()}
+    values = {names[name]: meta(shape) for name, shape in SHAPES.items()}
     values |= {"x": meta([2, 3]), "linear": meta([2, 4]), "relu": meta([2, 4]), "out": meta([2, 2])}
     graph = {
         **{"inputs": [tensor(n) for n in (*names.values(), "x")], "outputs": [tensor("out")], "nodes": nodes},
@@ -78,7 +78,7 @@ def document() -> dict[str, Any]:
 
 def weights_table() -> dict[str, Any]:
     entries = {}
-    for i, (name, shape) in enumerate(_SHAPES.items()):
+    for i, (name, shape) in enumerate(SHAPES.items()):
         entries[name] = {
             **{"path_name": f"weight_{i}", "is_param": True, "use_pickle": False, "tensor_meta": meta(shape)},
         }
@@ -90,7 +90,7 @@ def contents() -> Contents:
     random = np.random.default_rng(0)
     records = {
         f"data/weights/weight_{i}": random.standard_normal(int(np.prod(shape)), np.float32).tobytes()
-        for i, shape in enumerate(_SHAPES.values())
+        for i, shape in enumerate(SHAPES.values())
     }
     return {
         **records,
@@ -107,6 +107,38 @@ def zipped(members: Contents, root: str = "m/", compression: int = zipfile.ZIP_S
         for name, data in members.items():
             archive.writestr(zipfile.ZipInfo(root + name), data, compression)
     return out.getvalue()
+
+
+def torch_file(tensors: dict[str, dict[str, Any]], compression: int = zipfile.ZIP_STORED, **more: bytes) -> bytes:
+    """What torch.save makes of a dictionary of parameters, each with ``sizes``, and with other claims where given.
+
+    The claims: ``strides``, ``offset``, and ``count`` of the storage. ``more`` are further members, or others.
+    """
+    table, records = b"\x80\x02}(", {}
+    for i, (name, claim) in enumerate(tensors.items()):
+        sizes = claim["sizes"]
+        count = max(1, int(np.prod([abs(n) for n in sizes[:3]]))) if "strides" not in claim else 12
+        records[f"data/{i}"] = np.linspace(-1, 1, min(count, 4096), dtype=np.float32).tobytes()
+        table += _word(name) + b"ctorch._utils\n_rebuild_parameter\n(ctorch._utils\n_rebuild_tensor_v2\n("
+        table += b"(" + _word("storage") + b"ctorch\nFloatStorage\n" + _word(str(i)) + _word("cpu")
+        table += _number(claim.get("count", min(count, 4096))) + b"tQ" + _number(claim.get("offset", 0))
+        strides = claim.get("strides", [int(np.prod(sizes[k + 1 :])) for k in range(len(sizes))])
+        table += _numbers(sizes) + _numbers(strides)
+        table += b"\x89ccollections\nOrderedDict\n)RtR\x88ccollections\nOrderedDict\n)RtR"
+    whole = {"data.pkl": table + b"u.", "byteorder": b"little", **records, "version": b"3\n"}
+    return zipped({**whole, **more}, "archive/", compression)
+
+
+def _word(text: str) -> bytes:
+    return b"X" + struct.pack("<L", len(text.encode())) + text.encode()
+
+
+def _number(value: int) -> bytes:
+    return b"J" + struct.pack("<l", value)
+
+
+def _numbers(values: list[int]) -> bytes:
+    return b"(" + b"".join(map(_number, values)) + b"t"
 
 
 def pt2(change: Callable[[Contents], Any] = lambda _: None) -> bytes:

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any
 
-from tests.hostile import base
+from tests.hostile import base, corpus_old
 from tests.hostile.base import central_entries, entry, npy, npz, patched, safetensors
 from tests.hostile.case import Case
 
@@ -38,6 +38,7 @@ def _headers() -> Iterator[tuple[Any, bytes]]:
         *({}, [], None, 7, "x", {"dtype": "F32"}, {"shape": [3, 4]}),
     ):
         yield {"x": item}, bytes(48)
+    yield {"x": entry("F32", [0, 2**62, 2**62], 0, 0)}, b""
     yield {"x": _X, "z": _X}, bytes(48)
     yield {"x": _X, "z": entry("F32", [3, 4], 24, 72)}, bytes(72)
     yield {"x": _X, "z": entry("F32", [3, 4], 60, 108)}, bytes(108)
@@ -269,6 +270,7 @@ def cut() -> Iterator[Case]:
     ones = safetensors({"w": entry("BOOL", [3, 4], 0, 12)}, b"\1" * 12)
     for kind, what, data in (
         ("model", "pt2", pt2),
+        *(("model", name, data) for name, data in corpus_old.cut()),
         ("model", "zip of safetensors", both),
         ("model", "safetensors", tensor_file),
         ("dataset", "npz", arrays),

@@ -5,6 +5,7 @@ Standard input: one JSON line per case, ``{"task", "files"}``. Standard output: 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -18,6 +19,8 @@ from typing import Any
 
 from fuzz.guards import Watch, storable, wrong_with
 from pruning_core.errors import PruningError
+from pruning_core.formats.hf_config import build
+from tests.hostile import corpus_transformers
 from worker.confine import confine
 from worker.limits import Limits
 
@@ -29,6 +32,8 @@ SECONDS = 60.0
 
 def main(folder: Path) -> None:
     sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)  # type: ignore[assignment]
+    with contextlib.suppress(PruningError):  # what a configuration makes it import is there then
+        build(json.loads(corpus_transformers.config()), {})
     held = confine(folder, LIMITS, parent=os.getppid(), use_gpu=False)
     from worker.work import TASKS
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.hostile import corpus, corpus_archives, corpus_data, corpus_graphs
+from tests.hostile import corpus, corpus_archives, corpus_data, corpus_graphs, corpus_old, corpus_transformers
 from tests.hostile.case import Case
 
 #: What one fork may take beyond what importing torch took.
@@ -26,6 +26,8 @@ GROUPS: dict[str, Callable[[Path], Iterator[Case]]] = {
     "archives": lambda _: corpus_archives.archives(),
     "tables": lambda _: corpus_graphs.tables(),
     "graphs": lambda _: corpus_graphs.graphs(),
+    "older": corpus_old.archives,
+    "transformers": corpus_transformers.models,
     "tensors": lambda _: corpus_data.tensors(),
     "arrays": lambda _: corpus_data.arrays(),
     "cut": lambda _: corpus_data.cut(),

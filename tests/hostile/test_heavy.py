@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.hostile import base, corpus, corpus_archives, corpus_graphs
+from tests.hostile import base, corpus, corpus_archives, corpus_graphs, corpus_old
 from tests.hostile.base import GRAPH, node, tensor
 
 pytestmark = [
@@ -49,7 +49,7 @@ def as_many_nodes_as_may_be() -> bytes:
 
 LIVE = {
     *("pickle as sample inputs", "pickle in the table of weights", "pickle in the table of constants"),
-    *("weights in two forms", "expressions and guards"),
+    *("weights in two forms", "expressions and guards", "pickles in older layouts"),
 }
 
 MADE = {
@@ -110,11 +110,14 @@ def test_the_payloads_are_live(tmp_path: Path) -> None:
                 members = {name.removeprefix("m/"): archive.read(name) for name in archive.namelist()}
             members = {"data/sample_inputs/model.pt": inputs.getvalue(), **members}
             (tmp_path / f"{case.name} {i}.pt2").write_bytes(base.zipped(members))
+    for case in corpus_old.archives(marker):
+        for i, data in enumerate(case.files):
+            (tmp_path / f"{case.name} {i}.pt2").write_bytes(data)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", LOAD, str(tmp_path), str(marker)],
         capture_output=True,
         text=True,
         timeout=300,
     )
-    ran = {name[:-2] for name in done.stdout.splitlines()}
+    ran = {name.rpartition(" ")[0] for name in done.stdout.splitlines()}
     assert ran >= LIVE, done.stdout + done.stderr[-2000:]
