@@ -23,8 +23,8 @@ PROBLEM_BYTES = 64 * 2**10
 
 _HERE = Path(__file__).parent
 _INSTALLED = (sys.prefix, sys.base_prefix, "<frozen", "<__array_function__")
-#: PyTorch and pydantic import parts of themselves when they are first used.
-_MAY_IMPORT = ("torch", "numpy", "encodings", "pydantic", "pydantic_core", "jsonschema")
+#: PyTorch, Pillow and pydantic import parts of themselves when they are first used.
+_MAY_IMPORT = ("torch", "numpy", "encodings", "pydantic", "pydantic_core", "jsonschema", "PIL")
 _ROOMS = ("pruning_core", "api", "jobs")
 _NEVER = (
     *("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "subprocess.Popen", "pty.spawn"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import pickletools
 import random
 import re
 import struct
@@ -13,6 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 Chance = random.Random
+_GLOBALS = (
+    *(b"os\nsystem", b"builtins\neval", b"builtins\nbytearray", b"torch\nSize", b"torch\nFloatStorage", b"torch\nload"),
+    *(b"torch._utils\n_rebuild_tensor_v2", b"torch._utils\n_rebuild_parameter", b"collections\nOrderedDict"),
+    *(b"torch\nHalfStorage", b"torch\nComplexDoubleStorage", b"torch\nBoolStorage", b"torch.nn.parameter\nParameter"),
+)
 Mutate = Callable[[bytes, Chance], bytes]
 
 _NUMBERS = (
@@ -137,6 +144,40 @@ def _value(old: Any, chance: Chance, words: tuple[str, ...]) -> Any:
     )
 
 
+def pickled(data: bytes, chance: Chance) -> bytes:
+    """Change a pickle by its operations: drop, repeat or swap some, put in other numbers, names or calls."""
+    try:
+        found = [(operation.name, at) for operation, _, at in pickletools.genops(data)]
+    except Exception:  # what is no pickle any more raises anything
+        return bytewise(data, chance)
+    places = [at for _, at in found] + [len(data)]
+    parts = [data[a:b] for a, b in itertools.pairwise(places)]
+    for _ in range(chance.choice((1, 1, 1, 2, 4))):
+        at, kind = chance.randrange(len(parts)), chance.randrange(7)
+        numbers = [i for i, part in enumerate(parts) if part[:1] in (b"K", b"M", b"J")]
+        names = [i for i, part in enumerate(parts) if part[:1] == b"c"]
+        if kind == 0 and len(parts) > 1:
+            del parts[at]
+        elif kind == 1:
+            parts[at:at] = parts[at : at + chance.randrange(1, 9)]
+        elif kind == 2:
+            other = chance.randrange(len(parts))
+            parts[at], parts[other] = parts[other], parts[at]
+        elif kind == 3 and names:
+            parts[chance.choice(names)] = b"c" + chance.choice(_GLOBALS) + b"\n"
+        elif kind == 4:
+            parts[at:at] = [
+                chance.choice((b"]", b"}", b")", b"(", b"t", b"\x85", b"R", b"b", b"Q", b"0", b"2", b"N", b"."))
+            ]
+        elif numbers:
+            number = int(chance.choice([n for n in _NUMBERS if isinstance(n, int)])) % 2**64
+            short = b"J" + (number % 2**32).to_bytes(4, "little")
+            parts[chance.choice(numbers)] = (
+                short if chance.random() < 0.6 else b"\x8a\x08" + number.to_bytes(8, "little")
+            )
+    return b"".join(parts)
+
+
 def framed(data: bytes, chance: Chance, words: tuple[str, ...] = ()) -> bytes:
     """Change the header of a safetensors file, or its numbers, and set the length right."""
     length = int.from_bytes(data[:8], "little")
@@ -174,12 +215,31 @@ def npy(data: bytes, chance: Chance) -> bytes:
     return data[:8] + len(head).to_bytes(2, "little") + head + body
 
 
-def zipped(data: bytes, chance: Chance, inside: Callable[[str, bytes, Chance], bytes], *, deflate: bool) -> bytes:
-    """Change one member of a zip archive and write it again with sizes and checksums that are right, or nearly."""
+def zipped(
+    data: bytes,
+    chance: Chance,
+    inside: Callable[[str, bytes, Chance], bytes],
+    *,
+    deflate: bool,
+    first: str = ".json",
+) -> bytes:
+    """Change one member of a zip archive and write it again with sizes and checksums that are right, or nearly.
+
+    Mostly one whose name ends with ``first``.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [(info.filename, archive.read(info)) for info in archive.infolist()[:60]]
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError):
+    except (
+        OSError,
+        ValueError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+        zlib.error,
+        EOFError,
+        OverflowError,
+    ):
         return bytewise(data, chance)
     except struct.error:
         return bytewise(data, chance)
@@ -188,7 +248,7 @@ def zipped(data: bytes, chance: Chance, inside: Callable[[str, bytes, Chance], b
     at, kind = chance.randrange(len(members)), chance.random()
     name, content = members[at]
     if kind < 0.84:
-        documents = [i for i, (each, _) in enumerate(members) if each.endswith(".json")]
+        documents = [i for i, (each, _) in enumerate(members) if each.endswith(first)]
         if documents and chance.random() < 0.8:
             at = chance.choice(documents)
             name, content = members[at]

@@ -2,6 +2,9 @@
 
 TARGETS = (
     "pt2",
+    "pt2_older",
+    "pth",
+    "transformers",
     "onnx",
     "operations",
     "npz",

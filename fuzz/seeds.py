@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 from tests.formats import onnx_models as made
 from tests.formats import surgery, zoo
+from tests.hostile import corpus_old, corpus_transformers
+
+_VERSIONS = Path(__file__).parents[1] / "tests" / "formats" / "pt2_versions"
 
 
 class Tiny(nn.Module):
@@ -84,11 +87,15 @@ def pt2() -> tuple[bytes, ...]:
 
 def _shorten(contents: dict[str, bytes]) -> None:
     contents.pop("data/sample_inputs/model.pt", None)
-    document = json.loads(contents[surgery.GRAPH])
+    _short_graph(contents, surgery.GRAPH)
+
+
+def _short_graph(contents: dict[str, bytes], name: str) -> None:
+    document = json.loads(contents[name])
     module = document["graph_module"]
     _no_metadata(module["graph"])
     module["module_call_graph"] = []
-    contents[surgery.GRAPH] = json.dumps(document, separators=(",", ":")).encode()
+    contents[name] = json.dumps(document, separators=(",", ":")).encode()
 
 
 def _no_metadata(value: Any) -> None:
@@ -110,6 +117,55 @@ def graphs() -> tuple[bytes, ...]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             found += [archive.read(name) for name in archive.namelist() if "/models/" in name]
     return tuple(found)
+
+
+@cache
+def pt2_older() -> tuple[bytes, ...]:
+    """Archives as older versions of torch write them, without what makes them long."""
+    files = [*corpus_old.old()]
+    for version, name in (("2.4.1", "constants"), ("2.5.1", "tied"), ("2.7.1", "dynamic"), ("2.8.0", "cnn")):
+        with zipfile.ZipFile(_VERSIONS / f"{version}.zip") as packed:
+            archive = zipfile.ZipFile(io.BytesIO(packed.read(f"{name}.pt2")))
+        contents = {n: archive.read(n) for n in archive.namelist() if "inputs" not in n}
+        for graph in [n for n in contents if n.endswith("program.json") or "/models/" in n]:
+            _short_graph(contents, graph)
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as small:
+            for member, data in contents.items():
+                small.writestr(member, data)
+        files.append(out.getvalue())
+    return tuple(files)
+
+
+@cache
+def pth() -> tuple[bytes, ...]:
+    """State dicts by torch.save: plain, of one storage for two, within a checkpoint, and of a built-in architecture."""
+    small = {"fc1.weight": torch.zeros(2, 3), "n": torch.zeros(2, dtype=torch.int64)}
+    kinds: tuple[Any, ...] = (
+        small,
+        {"state_dict": {f"module.{n}": w for n, w in small.items()}, "epoch": 3, "lr": [0.1, None, "x"]},
+        dict(nn.Linear(2, 3).named_parameters()),
+        {"a": (w := torch.zeros(4, 4)), "b": w.t(), "c": w[1:], "d": torch.ones(2, dtype=torch.bool)},
+        perceptron(),
+    )
+    files = []
+    for kind in kinds:
+        out = io.BytesIO()
+        torch.save(kind, out)
+        files.append(out.getvalue())
+    return tuple(files)
+
+
+@cache
+def transformers() -> tuple[bytes, ...]:
+    """A small BERT: zipped, compressed in a folder of its own, as one file, and as one that only lacks a weight."""
+    made = corpus_transformers
+    return (
+        made.folder(),
+        made.folder({"tokenizer.json": b"{}"}, "mine/", zipfile.ZIP_DEFLATED),
+        made.single(made.config()),
+        made.single(made.config(architectures=["BertForMaskedLM"], num_labels=3, id2label={"0": "a"})),
+    )
 
 
 def perceptron() -> dict[str, Tensor]:

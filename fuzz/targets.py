@@ -16,9 +16,12 @@ from fuzz import http_targets, mutators, operations, seeds
 from fuzz.guards import TooMuch, storable
 from fuzz.mutators import Chance
 from pruning_core.calibration import Pictures, bind, prepare, read_dataset
-from pruning_core.formats import read_model, same_bits, write_model
+from pruning_core.errors import ModelError
+from pruning_core.formats import hf_model, read_model, same_bits, write_model
 from pruning_core.formats.archive import Archive
 from pruning_core.formats.masks import read_masks, write_masks
+from pruning_core.formats.pt2_weights import read_tensor
+from pruning_core.formats.torch_file import is_torch_file, read_tensors
 from pruning_core.masks import masked_layers
 from pruning_core.network import Input, Network, kernels
 from pruning_core.network.ops import ALLOWED
@@ -68,6 +71,30 @@ def pt2(data: bytes) -> None:
     finally:
         _whole(path, network)
     _forward(network)
+
+
+def pth(data: bytes) -> None:
+    """The tensors of a file of torch.save; and as a model, if it is one."""
+    path = _file("model", data)
+    archive = Archive(path)
+    if is_torch_file(archive):
+        for payload in read_tensors(archive, "The file").values():
+            read_tensor(archive, payload)
+    pt2(data)
+
+
+def transformers(data: bytes) -> None:
+    """A model of transformers up to the module that is built for it: what is exported then is of our own making."""
+    path = _file("model", data)
+    whole, hf_model._exported = hf_model._exported, _built
+    try:
+        read_model(path)
+    finally:
+        hf_model._exported = whole
+
+
+def _built(*_: Any) -> Any:
+    raise ModelError("The module is built.", expected="this")
 
 
 def _whole(path: Path, network: Network) -> None:
@@ -197,6 +224,18 @@ def recipe(data: bytes) -> None:
     parsed.select.layers.accepts("layer1.0.conv1")
 
 
+_SETTINGS = (
+    "BertModel",
+    "BertForMaskedLM",
+    "bert",
+    "auto_map",
+    "hidden_size",
+    "num_labels",
+    "eager",
+    "gelu",
+    "id2label",
+)
+_SETTINGS += ("attn_implementation", "torch_dtype", "text_config", "pruned_heads", "vocab_size", "is_decoder")
 _OPERATIONS = tuple(sorted(f"torch.ops.{op}" if op.startswith("aten.") else op for op in ALLOWED))
 
 
@@ -204,6 +243,33 @@ def _in_model(name: str, data: bytes, chance: Chance) -> bytes:
     if name.endswith(".safetensors"):
         return mutators.framed(data, chance)
     return mutators.document(data, chance, _OPERATIONS) if name.endswith(".json") else mutators.bytewise(data, chance)
+
+
+def _saved(name: str, data: bytes, chance: Chance) -> bytes:
+    return mutators.pickled(data, chance) if name.endswith("data.pkl") else mutators.bytewise(data, chance)
+
+
+def _torch_file(data: bytes, chance: Chance) -> bytes:
+    return mutators.zipped(data, chance, _saved, deflate=False, first="data.pkl")
+
+
+def _in_older(name: str, data: bytes, chance: Chance) -> bytes:
+    return _torch_file(data, chance) if name.endswith(".pt") else _in_model(name, data, chance)
+
+
+def _older(data: bytes, chance: Chance) -> bytes:
+    return mutators.zipped(data, chance, _in_older, deflate=False, first=chance.choice((".json", ".pt")))
+
+
+def _transformers(data: bytes, chance: Chance) -> bytes:
+    if not data.startswith(b"PK"):
+        return mutators.framed(data, chance, _SETTINGS)
+    return mutators.zipped(data, chance, _in_transformers, deflate=True, first="config.json")
+
+
+def _in_transformers(name: str, data: bytes, chance: Chance) -> bytes:
+    inside = mutators.framed if name.endswith(".safetensors") else mutators.document
+    return inside(data, chance, _SETTINGS)
 
 
 def _zip_model(data: bytes, chance: Chance) -> bytes:
@@ -240,6 +306,9 @@ def _datasets() -> tuple[bytes, ...]:
 
 TARGETS: dict[str, Target] = {
     "pt2": Target(run=pt2, seeds=seeds.pt2, mutate=_zip_model),
+    "pt2_older": Target(run=pt2, seeds=seeds.pt2_older, mutate=_older),
+    "pth": Target(run=pth, seeds=seeds.pth, mutate=_torch_file),
+    "transformers": Target(run=transformers, seeds=seeds.transformers, mutate=_transformers),
     "onnx": Target(run=pt2, seeds=seeds.onnx_models, most=1 << 14),
     "operations": Target(run=operated, seeds=lambda: tuple(bytes([i]) * 24 for i in range(0, 256, 5)), most=96),
     "archive": Target(

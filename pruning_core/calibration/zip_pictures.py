@@ -43,7 +43,7 @@ def read(path: Path) -> Pictures:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
+            members = [member for member in archive.infolist() if not member.filename.endswith("/")]
     except _BROKEN as error:
         raise refused(f"The archive is broken: {error}", "a complete zip archive") from error
     end = 0
