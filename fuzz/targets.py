@@ -29,6 +29,7 @@ from pruning_core.recipe import Recipe
 from worker.work import inspect_dataset, inspect_mask, inspect_model
 
 torch.set_num_threads(1)
+repr(torch.empty(0, device="meta"))  # imports what torch's messages about pickles are made with
 #: In the fuzzer an operation may make this many elements out of scalars, so that each input takes little time.
 kernels.MAX_ELEMENTS = 2**20
 _MOST_ELEMENTS = 2**16
