@@ -93,7 +93,7 @@ def find_layers(
         for name in references(node.arguments):
             weight = graph.weights.get(name)
             if weight is not None and weight != direct and not _only_moves(node):
-                reasons.setdefault(weight, f"is used by {node.op}, which is not a linear or convolution layer")
+                reasons.setdefault(weight, _why_not(node, name))
     reasons.update(computed)
     for name, tensor in weights.items():
         if name in layers and (why := fixed.get(name) or _unfit(tensor)):
@@ -136,6 +136,16 @@ def _direct(node: Node, argument: str, graph: Graph, producers: Mapping[str, Nod
         return None
     source = producer.arguments.get("self")
     return graph.weights.get(source.name) if isinstance(source, Ref) and _swaps(producer) else None
+
+
+def _why_not(node: Node, name: str) -> str:
+    """Return why the weight that an operation uses under this name is no layer."""
+    if node.arguments.get(_PRODUCTS.get(node.op, "")) == Ref(name):
+        return (
+            f"is multiplied by {node.op} as (inputs, outputs), as GPT-2's Conv1D does; a layer is (outputs, inputs): "
+            "put an nn.Linear with the weight transposed in its place before the export"
+        )
+    return f"is used by {node.op}, which is not a linear or convolution layer"
 
 
 def _swaps(node: Node) -> bool:

@@ -50,15 +50,16 @@ _ATEN = """
     norm.Scalar norm.ScalarOpt_dim prod prod.dim_int std.correction std.dim sum sum.dim_IntList topk sort sort.stable
     var.correction var.dim var_mean.correction var_mean.dim linalg_norm linalg_vector_norm count_nonzero.dim_IntList
 
-    atleast_2d block_diag cat chunk column_stack concat constant_pad_nd diag_embed diagonal flatten.using_ints gather
-    hsplit.int hstack index.Tensor index_add index_copy index_put index_select masked_fill.Scalar masked_fill.Tensor
-    meshgrid meshgrid.indexing mH moveaxis.int movedim.int movedim.intlist mT narrow numpy_T one_hot pad permute
-    pixel_shuffle pixel_unshuffle ravel reflection_pad1d reflection_pad2d repeat repeat_interleave.self_int
-    replication_pad1d replication_pad2d reshape reshape_as roll rot90 scatter.src scatter.value scatter_add
-    scatter_reduce.two select.int select_scatter slice.Tensor slice_scatter split.Tensor split_with_sizes squeeze
-    squeeze.dim squeeze.dims stack swapaxes swapdims t take_along_dim tensor_split.sections tile transpose.int tril
-    tril_indices triu triu_indices unbind.int unflatten.int unfold unsqueeze unsqueeze_copy view view_as vsplit.int
-    eye eye.m channel_shuffle diagonal_scatter index_fill.int_Scalar index_fill.int_Tensor masked_scatter
+    atleast_2d block_diag cat chunk column_stack concat concatenate constant_pad_nd diag_embed diagonal
+    flatten.using_ints gather hsplit.int hstack index.Tensor index_add index_copy index_put index_select
+    masked_fill.Scalar masked_fill.Tensor meshgrid meshgrid.indexing mH moveaxis.int movedim.int movedim.intlist mT
+    narrow numpy_T one_hot pad permute pixel_shuffle pixel_unshuffle ravel reflection_pad1d reflection_pad2d repeat
+    repeat_interleave.self_int replication_pad1d replication_pad2d reshape reshape_as roll rot90 scatter.src
+    scatter.value scatter_add scatter_reduce.two select.int select_scatter slice.Tensor slice_scatter split.Tensor
+    split_with_sizes squeeze squeeze.dim squeeze.dims stack swapaxes swapdims t take_along_dim tensor_split.sections
+    tile transpose.int tril tril_indices triu triu_indices unbind.int unflatten.int unfold unsqueeze unsqueeze_copy view
+    view_as vsplit.int eye eye.m channel_shuffle diagonal_scatter index_fill.int_Scalar index_fill.int_Tensor
+    masked_scatter
 
     addbmm addmm addmv baddbmm bilinear bmm conv1d conv1d.padding conv2d conv2d.padding conv3d conv3d.padding
     conv_transpose1d conv_transpose2d.input conv_transpose3d.input convolution cosine_similarity cross dot einsum

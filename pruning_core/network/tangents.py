@@ -45,7 +45,8 @@ class Linearised:
         leaves: Graph inputs that are the weight.
         value: What the weight is.
         nodes: Indices of the nodes to run, in order.
-        outputs: Names of the values wanted. One that does not depend on the weight has no derivative: it is refused.
+        outputs: Names of the values wanted. The derivative of one that the weight reaches by choices alone (which
+            experts take a token) is 0.
         device: Where new tensors are made.
 
     Attributes:
@@ -96,12 +97,19 @@ class Linearised:
                 for name in names(call.node.outputs):
                     if name in self._outputs:
                         found[name] = tangents[name]
-        return tuple(found[name] for name in self._outputs)
+        return tuple(
+            found[name] if name in found else torch.zeros_like(value)
+            for name, value in zip(self._outputs, self.values, strict=True)
+        )
 
     def pull(self, cotangents: Sequence[Tensor], *, to_output: bool = False) -> Tensor:
         """Return Σ Jᵀ·u over the outputs: the gradient at the weight, or at the first output."""
         target = self._graph[0] if to_output else self._weight
-        return torch.autograd.grad(self._graph, target, list(cotangents), retain_graph=True)[0]
+        pairs = [(value, u) for value, u in zip(self._graph, cotangents, strict=True) if value.requires_grad]
+        if not target.requires_grad or not pairs:
+            return torch.zeros_like(target)
+        values, given = zip(*pairs, strict=True)
+        return torch.autograd.grad(values, target, given, retain_graph=True)[0]
 
 
 def _last_reads(interpreter: Interpreter, nodes: Sequence[int]) -> Mapping[str, int]:

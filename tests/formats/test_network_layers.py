@@ -54,7 +54,9 @@ def test_tied_weights_are_one_entry(exported: Exported) -> None:
 def test_weights_that_are_stored_transposed_or_not_in_layers_are_reported(exported: Exported) -> None:
     network = read_model(exported("transformers_gpt2"))
     assert [layer.kind for layer in network.layers] == ["linear"]  # the head; GPT-2's other matrices are (in, out)
-    assert "aten.addmm.default" in network.unprunable["model.transformer.h.0.attn.c_attn.weight"]
+    why = network.unprunable["model.transformer.h.0.attn.c_attn.weight"]
+    assert "aten.addmm.default" in why
+    assert "put an nn.Linear" in why
     vit = read_model(exported("vit"))
     assert vit.unprunable.keys() == {"token", "position"}
     assert {"patch", "attention.in_proj_weight", "attention.out_proj", "head"} < {layer.name for layer in vit.layers}
