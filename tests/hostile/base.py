@@ -134,7 +134,7 @@ def _word(text: str) -> bytes:
 
 
 def _number(value: int) -> bytes:
-    return b"J" + struct.pack("<l", value)
+    return b"J" + struct.pack("<l", value) if abs(value) < 2**31 else b"\x8a\x08" + struct.pack("<q", value)
 
 
 def _numbers(values: list[int]) -> bytes:

@@ -243,8 +243,10 @@ def arrays() -> Iterator[Case]:
                     "x\n.npy",
                     "C:x.npy",
                     "x .npy",
+                    "",
                 )
             ),
+            base.zipped({"a/0.png": b"x", "": b"x"}, ""),
             base.zipped({"x.npy": npy(), "X.npy": npy(), "x.NPY": npy()}, ""),
             npy(),
             b"PK\5\6" + bytes(18),

@@ -29,6 +29,7 @@ def tables() -> Iterator[Case]:
             meta(sizes=ints(*[2] * 60), strides=ints(*[0] * 60)),
             meta(sizes=ints(2**21), strides=ints(0)),
             meta(sizes=ints(5, 3)),
+            meta(sizes=ints(1, 3), strides=ints(big, 1)),
             meta(sizes=ints(0, 2**62, 2**62), strides=ints(1, 1, 1)),
             meta(strides=ints(big, 1)),
             meta(storage_offset={"as_int": big}),

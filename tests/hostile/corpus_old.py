@@ -72,6 +72,7 @@ def archives(marker: Path) -> Iterator[Case]:
         {"sizes": [2] * 60, "strides": [0] * 60},
         {"sizes": [1] * 65, "strides": [1] * 65},
         {"sizes": [4, 3], "strides": [huge, 1]},
+        {"sizes": [1, 3], "strides": [2**63 - 1, 1]},
         {"offset": huge},
         {"offset": 1},
         {"sizes": [4, 3], "strides": [1]},
