@@ -133,7 +133,9 @@ def test_what_it_cost_with_confidence(after: dict[str, Any], said: str) -> None:
         numbers = {"accuracy": None if name == "loss" else 0.9, **losses}
         same = quality(**numbers)
         made = pages.parse(json.dumps(document(level(0.9, pruned=same), dense=same)))
-        assert "cannot be told from no change" in str(words.cost(made.pruning, made.pruning.levels[0]))
+        told = str(words.cost(made.pruning, made.pruning.levels[0]))
+        assert told.startswith(f"{name.capitalize()} stayed (95 % interval -")
+        assert "cannot be told from no change" in told
 
 
 def test_the_interval_of_a_drop_is_the_published_one() -> None:
