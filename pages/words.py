@@ -94,7 +94,9 @@ def cost(report: PruningReport, level: LevelReport) -> str | None:
     def amount(value: float) -> str:
         return f"{100 * value:.1f}" if measure.name == "accuracy" else number(value)
 
-    said = f"{name} {verbs[0] if change > 0 else verbs[1]} by {amount(abs(change))}{unit}" if change else f"{name} stayed"
+    said = (
+        f"{name} {verbs[0] if change > 0 else verbs[1]} by {amount(abs(change))}{unit}" if change else f"{name} stayed"
+    )
     if interval is None:
         return f"{said}; how sure that is cannot be known from this report."
     worse, ends = change >= 0, (interval.low, interval.high)
