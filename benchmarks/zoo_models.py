@@ -357,7 +357,10 @@ def _inputs(kind: str, config: Any, module: nn.Module) -> tuple[tuple[str, ...],
         return ("pixel_values",), (torch.randn(BATCH, getattr(config, "num_channels", 3), *sides),)
     if kind == "wave":
         name = module.main_input_name
-        shape = (BATCH, WAVE) if name == "input_values" else (BATCH, 16, 16)
+        mel = int(getattr(config, "num_mel_bins", 16))
+        shape = (BATCH, WAVE) if name == "input_values" else (BATCH, 16, mel)
+        if name == "input_values" and hasattr(config, "frequency_stride"):
+            shape = (BATCH, int(config.max_length), mel)
         return (name,), (torch.randn(shape),)
     words = torch.randint(5, VOCABULARY, (BATCH, TOKENS))
     words[:, -1] = 2

@@ -19,7 +19,7 @@ from pruning_core.network.views import Edge, Shown, Storage, edges, is_view, sou
 #: Not annotated as views in their schema, but they may return (a view of) their input.
 _QUIET_VIEWS = words(
     "reshape type_as dropout feature_dropout alpha_dropout feature_alpha_dropout meshgrid einsum atleast_2d diff pad "
-    "contiguous to flatten conj chunk index_select"
+    "contiguous to flatten conj chunk index_select broadcast_tensors"
 )
 #: Change only how a tensor is seen, never its dtype.
 _METADATA = words("detach squeeze unsqueeze t transpose")

@@ -46,12 +46,19 @@ _ATEN = """
     where.self xlogy.Tensor zeros zeros_like __and__.Scalar __and__.Tensor __or__.Scalar __or__.Tensor __xor__.Tensor
     _to_copy view_as_complex view_as_real
 
+    absolute arccos arccosh arcsin arcsinh arctan arctan2 arctanh divide.Scalar divide.Tensor_mode fix fmax fmin
+    float_power.Tensor_Scalar greater_equal.Scalar greater_equal.Tensor isclose isneginf isposinf less_equal.Scalar
+    less_equal.Tensor multiply.Scalar negative not_equal.Scalar not_equal.Tensor special_expit subtract.Scalar
+    true_divide.Scalar
+
+    addr dist dstack ger l1_loss linalg_matmul mse_loss nanmean nansum std trace var var_mean vstack
+
     all all.dim amax amin any any.dim logsumexp max max.dim max.other mean mean.dim median.dim min min.dim min.other
     norm.Scalar norm.ScalarOpt_dim prod prod.dim_int std.correction std.dim sum sum.dim_IntList topk sort sort.stable
     var.correction var.dim var_mean.correction var_mean.dim linalg_norm linalg_vector_norm count_nonzero.dim_IntList
 
-    atleast_2d block_diag cat chunk column_stack concat concatenate constant_pad_nd diag_embed diagonal
-    flatten.using_ints gather hsplit.int hstack index.Tensor index_add index_copy index_put index_select
+    atleast_2d block_diag broadcast_tensors cat chunk column_stack concat concatenate constant_pad_nd diag_embed
+    diagonal flatten.using_ints gather hsplit.int hstack index.Tensor index_add index_copy index_put index_select
     masked_fill.Scalar masked_fill.Tensor meshgrid meshgrid.indexing mH moveaxis.int movedim.int movedim.intlist mT
     narrow numpy_T one_hot pad permute pixel_shuffle pixel_unshuffle ravel reflection_pad1d reflection_pad2d repeat
     repeat_interleave.self_int replication_pad1d replication_pad2d reshape reshape_as roll rot90 scatter.src

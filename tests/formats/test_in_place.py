@@ -185,6 +185,33 @@ def test_writes_with_no_certain_meaning_are_refused(step: Step, tmp_path: Path) 
         read_model(tmp_path / "m.pt2")
 
 
+class Spelled(nn.Module):
+    """The other names that operations have, and their other forms: torch.export keeps them as they were written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.multiply(torch.absolute(self.fc(x)), 0.1) % 0.9
+        z = torch.arccos(y) + torch.arcsin(y) + torch.arctan(y) + torch.arctanh(y) + torch.arcsinh(y)
+        z = z + torch.arccosh(y + 2) + torch.arctan2(y, x) + torch.negative(y) + torch.subtract(y, 2) + y.float_power(2)
+        z = z + torch.divide(y, 3) + torch.true_divide(y, 7) + torch.divide(y, x, rounding_mode="floor") + torch.fix(z)
+        z = z + torch.fmax(y, x) + torch.fmin(y, x) + torch.special.expit(z)
+        flags = torch.less_equal(y, x) ^ torch.greater_equal(y, 0.3) ^ torch.not_equal(y, x) ^ torch.isclose(y, x)
+        flags = flags ^ torch.less_equal(y, 0.1) ^ torch.greater_equal(y, x) ^ torch.not_equal(y, 0.2)
+        z = torch.where(flags ^ torch.isposinf(y) ^ torch.isneginf(y), z, y)
+        z = z + torch.addr(y, y[:, 0], x[0]) + torch.ger(y[:, 1], x[1]) + torch.linalg.matmul(y, self.fc.weight)
+        z = z + torch.std(y) + torch.var(x) + torch.nansum(y) + torch.nanmean(y) + torch.trace(y) + torch.dist(y, x)
+        z = z + functional.mse_loss(y, x) + functional.l1_loss(y, x, reduction="none") + torch.var_mean(y)[0]
+        return torch.vstack([z, torch.dstack([y, z])[..., 0]])
+
+
+def test_other_names_of_operations(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    agrees(Spelled().double(), torch.randn(4, 6, dtype=torch.float64), path=tmp_path)
+
+
 class Autocast(nn.Module):
     def __init__(self, **options: Any) -> None:
         super().__init__()
