@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -203,13 +203,13 @@ def _plain(text: str) -> str:
     return line.replace("&", "&amp;").replace("<", "&lt;").replace("[", "\\[").replace("|", "\\|")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says.
 
     Returns:
         The exit status: 0, or 1 with a message on standard error.
     """
-    parser = argparse.ArgumentParser(prog="python -m cli.exports", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="prune export", description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     for command, about in (("mlflow", "log a job to MLflow"), ("folder", "lay a model out as hubs do")):
         sub = commands.add_parser(command, help=about)
@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (PruningError, OSError) as error:
         detail = error.detail if isinstance(error, PruningError) else str(error)
         advice = f" {error.advice}" if isinstance(error, PruningError) and error.advice else ""
-        print(f"exports: {detail}{advice}", file=sys.stderr)
+        print(f"export: {detail}{advice}", file=sys.stderr)
         return 1
     return 0
 

@@ -52,9 +52,9 @@ for function in (
 ):
     app.command()(function)
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-#: Their options are those of `python -m cli.keys` and `python -m cli.quotas`, which read them themselves.
-for operators in (operating.keys, operating.quotas):
-    app.command(add_help_option=False, context_settings=_PASSED_ON)(operators)
+#: Their options are those of the modules they run, which read them themselves.
+for passing in (operating.masks, operating.export, operating.keys, operating.quotas):
+    app.command(add_help_option=False, context_settings=_PASSED_ON)(passing)
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The operator's commands: the service on this machine, keys and limits. What they need is imported by them only."""
+"""Commands whose options other modules read: the service here, keys, limits, masks, exports. Each imports its own."""
 
 from __future__ import annotations
 
@@ -36,9 +36,21 @@ def quotas(context: typer.Context) -> None:
     raise typer.Exit(_run("cli.quotas", context.args))
 
 
-def _run(module: str, arguments: Sequence[str]) -> int:
+@command
+def masks(context: typer.Context) -> None:
+    """Compare two masks files; set a model's weights to zero under one (`prune masks --help`)."""
+    raise typer.Exit(_run("pruning_core.mask_tools", context.args, "the core", "core"))
+
+
+@command
+def export(context: typer.Context) -> None:
+    """Log a job to MLflow, or lay its model out as a folder for a hub (`prune export --help`)."""
+    raise typer.Exit(_run("cli.exports", context.args))
+
+
+def _run(module: str, arguments: Sequence[str], what: str = "the service", extra: str = "api,worker,embedded") -> int:
     try:
         main: Callable[[Sequence[str]], int] = import_module(module).main
         return main(arguments)
     except ImportError as error:
-        raise missing("the service", "api,worker,embedded", error) from None
+        raise missing(what, extra, error) from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from jobs.errors import DigestMismatch, Unavailable
 from jobs.settings import Settings
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _making = threading.Lock()
 _MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchBucket", "NoSuchUpload"}
+#: What no waiting mends.
+_NOT_LET_IN = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_KEYS = "The operator sets PRUNING_S3_ACCESS_KEY and PRUNING_S3_SECRET_KEY, the same for every part of the service."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +75,11 @@ def s3_errors(key: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        raise Unavailable(
-            f"The bucket refused an operation on {key!r}: {error_code(error)}.", advice="Try again in a moment."
-        ) from error
+        code = error_code(error)
+        advice = _KEYS if code in _NOT_LET_IN else "Try again in a moment."
+        raise Unavailable(f"The bucket refused an operation on {key!r}: {code}.", advice=advice) from error
+    except NoCredentialsError as error:
+        raise Unavailable("There are no keys for the bucket.", advice=_KEYS) from error
     except BotoCoreError as error:
         raise Unavailable(
             f"The bucket does not answer ({type(error).__name__}).", advice="Try again in a moment."

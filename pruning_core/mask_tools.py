@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -111,13 +111,13 @@ def apply(model: str | Path, masks: str | Path, target: str | Path) -> int:
     return sum(int((~mask).sum()) for mask in found.values())
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says.
 
     Returns:
         The exit status: 0, or 1 with a message on standard error.
     """
-    parser = argparse.ArgumentParser(prog="python -m pruning_core.mask_tools", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="prune masks", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     compared = commands.add_parser("diff", help="compare two masks files")
     compared.add_argument("first", type=Path)
@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             _show(diff(read_masks(given.first), read_masks(given.second)), as_json=given.json)
     except (PruningError, OSError) as error:
-        sys.stderr.write(f"mask_tools: {error.detail if isinstance(error, PruningError) else error}\n")
+        sys.stderr.write(f"masks: {error.detail if isinstance(error, PruningError) else error}\n")
         return 1
     return 0
 

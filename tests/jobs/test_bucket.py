@@ -185,6 +185,25 @@ def test_server_that_is_down(settings: Settings) -> None:
             call()
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"s3_access_key": None, "s3_secret_key": None}, "no keys"),
+        ({"s3_secret_key": "wrong"}, "SignatureDoesNotMatch"),
+    ],
+)
+def test_keys_that_are_missing_or_wrong_are_the_operators_to_set(
+    settings: Settings, keys: dict[str, str | None], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # else the SDK looks for keys on the network
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    with pytest.raises(Unavailable, match=said) as refused:
+        Bucket(settings.model_copy(update=keys)).get_json("a")
+    assert "PRUNING_S3_ACCESS_KEY" in str(refused.value.advice)
+
+
 def test_a_document_that_is_being_replaced_is_read_whole(bucket: Bucket) -> None:
     written, ended = [{"n": n, "text": "x" * (n % 7) * 300} for n in range(7)], threading.Event()
     bucket.put_json("replaced.json", written[0])
