@@ -30,7 +30,6 @@ def ask(arguments: list[str]) -> int:
 def serve(path: str) -> None:
     """Fork for each command until stdin ends: the end of whoever started this."""
     import select
-    import signal
 
     import numpy  # noqa: F401
     import safetensors.torch  # noqa: F401
@@ -39,7 +38,7 @@ def serve(path: str) -> None:
     import cli.main  # noqa: F401
     import pruning_core.pipeline  # noqa: F401
 
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks: they answer themselves
+    forks: set[int] = set()  # they answer themselves; here they are only buried
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
         listening.listen()
@@ -49,16 +48,16 @@ def serve(path: str) -> None:
             if sys.stdin in come:
                 return
             connection, _ = listening.accept()
-            if os.fork() == 0:
+            forks = {fork for fork in forks if os.waitpid(fork, os.WNOHANG) == (0, 0)}
+            fork = os.fork()
+            if fork == 0:
                 listening.close()
                 _answer(connection)
+            forks.add(fork)
             connection.close()
 
 
 def _answer(connection: socket.socket) -> None:
-    import signal
-
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     size, streams, _, _ = socket.recv_fds(connection, 8, 3)
     what = json.loads(connection.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL))
     for stream, number in zip(streams, (0, 1, 2), strict=True):
