@@ -140,7 +140,8 @@ def check_fits(payload: Payload, record: Member, where: str) -> None:
     count = 1
     for n in payload.sizes:
         count *= n
-    far = impossible(payload.sizes) or any(impossible((stride,)) or stride < 0 for stride in payload.strides)
+    numbers = (*payload.sizes, *payload.strides, payload.offset)
+    far = min(numbers) < 0 or impossible(payload.sizes) or impossible((max(numbers),))
     if far or payload.span[1] > record.size or count > max(held, _MAX_OVERLAP):
         raise ModelError(
             f"{where} claims more than its record holds.",

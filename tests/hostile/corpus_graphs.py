@@ -149,7 +149,7 @@ def graphs() -> Iterator[Case]:
         files=(
             written_views("aten.alias.default", 3_000),
             written_views("aten.t.default", 3_000),
-            _deep_writes(1000),
+            deep_writes(600),
         ),
         outcome="either",
     )
@@ -210,7 +210,7 @@ def written_views(op: str, count: int) -> bytes:
     return base.with_nodes(change)
 
 
-def _deep_writes(count: int) -> bytes:
+def deep_writes(count: int) -> bytes:
     """A long chain of views, the last of them written again and again, the first read after each."""
 
     def change(nodes: list[Any]) -> None:

@@ -77,6 +77,7 @@ def archives(marker: Path) -> Iterator[Case]:
         {"offset": 1},
         {"sizes": [4, 3], "strides": [1]},
         {"sizes": [-1, 3]},
+        {"sizes": [4, -(2**63)], "strides": [4, 1]},
     )
     yield Case(
         name="tensors of older layouts that claim too much",

@@ -60,6 +60,7 @@ MADE = {
     "writes that must stay": lambda: corpus_graphs.writes_that_stay(20_000),
     "aliases, each written": lambda: corpus_graphs.written_views("aten.alias.default", 20_000),
     "transposes, each written": lambda: corpus_graphs.written_views("aten.t.default", 20_000),
+    "a chain of views, its end written": lambda: corpus_graphs.deep_writes(3000),
     "layers behind one computation": lambda: corpus_graphs.computed(20_000),
     "32 MiB of braces": lambda: base.pt2(lambda members: members.update({GRAPH: b"{" * 2**25})),
     "a name of 60 MB": lambda: base.with_nodes(lambda nodes: nodes[1].update(target="x" * 60_000_000)),
