@@ -4,7 +4,7 @@ VENV   ?= .venv
 PORT   ?= 8000
 DATA   ?= data
 # Tests in as many processes as there are cores, but few: some watch real clocks.
-PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BIN    := $(VENV)/bin
 
 .PHONY: env up demo test check chaos fuzz apifuzz hostile catalogue docs clean

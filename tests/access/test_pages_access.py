@@ -132,7 +132,7 @@ def test_another_tenants_jobs_are_not_there(browser: httpx.Client, client_of: Ca
     assert browser.post(f"/ui/jobs/{foreign}/cancel", headers=HERE).status_code == 404
     model = client_of("blue").get(f"/jobs/{foreign}").json()["model"]
     assert f'<option value="{model}"' not in browser.get("/ui/new", params={"model": model}).text
-    data = {"model": model, "calibration": model, "sparsity": "0.5"}
+    data = {"model": model, "calibration": model, "select.sparsity": "0.5"}
     refused = browser.post("/ui/jobs", data=data, headers=HERE)
     assert refused.status_code == 404
     assert 'id="model-error"' in refused.text

@@ -143,8 +143,11 @@ def test_an_idempotency_key_is_the_tenants_own(service: Service, red: Service, b
     jobs = {submitted(view, idempotency_key="same") for view in (service, red, blue)}
     assert len(jobs) == 3
     own = uploaded(red)
+    again = red.create_job(own["model"], own["dataset"], None, RECIPE, idempotency_key="same")[0]
+    assert again.id in jobs & seen(red), "uploads count by their bytes"
+    other = {"select": {"algorithm": "magnitude", "sparsity": 0.123}}
     with pytest.raises(Conflict) as caught:
-        red.create_job(own["model"], own["dataset"], None, RECIPE, idempotency_key="same")
+        red.create_job(own["model"], own["dataset"], None, other, idempotency_key="same")
     assert caught.value.extensions["job"] in seen(red)
 
 

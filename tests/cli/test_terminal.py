@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import sys
 import termios
@@ -37,6 +38,7 @@ class Terminal:
                 size = struct.pack("HHHH", 24, columns, 0, 0)
                 fcntl.ioctl(0, termios.TIOCSWINSZ, size)
                 os.chdir(folder)
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # a suite in the background ignores it, and hands that on
                 os.execve(sys.executable, [sys.executable, "-m", "cli", *arguments], variables)
             finally:
                 os._exit(127)

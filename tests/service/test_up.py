@@ -40,6 +40,8 @@ def test_starts_restarts_a_dead_part_keeps_its_data_and_leaves_nothing(tmp_path:
     port, other_port = free_port(), free_port()
     with service(tmp_path / "one", port) as up, service(tmp_path / "two", other_port) as other:
         eventually(lambda: is_ready(port) and is_ready(other_port), 60, "two services side by side are ready")
+        path = tmp_path / "one" / "up.log"
+        eventually(lambda: f"pruning-service is up at http://127.0.0.1:{port}" in path.read_text(), 20, "it says so")
         assert set(parts(up)) == {"redis", "s3", "api", "worker", "inspector"}
 
         second = subprocess.run(
@@ -69,8 +71,7 @@ def test_starts_restarts_a_dead_part_keeps_its_data_and_leaves_nothing(tmp_path:
         other.kill()
         other.wait()
         assert psutil.wait_procs(everything, timeout=10)[1] == [], "even a killed `up` leaves nothing running"
-    log = (tmp_path / "one" / "up.log").read_text("utf-8")
-    assert f"pruning-service is up at http://127.0.0.1:{port}" in log
+    log = path.read_text("utf-8")
     assert "starting again" in log
     keys = Keys.of(tmp_path / "one")
     assert keys.redis_password not in log
