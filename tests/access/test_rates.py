@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 import pytest
@@ -28,7 +29,9 @@ def strict(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     """An api with small rates, which fill slowly: one token in 20 seconds."""
     rates = {"api_rate_per_second": "0.05", "api_rate_burst": "5", "api_failures_per_minute": "3"}
     folder = tmp_path_factory.mktemp("strict")
-    environment = {**servers, "PRUNING_S3_BUCKET": "rate-tests"}
+    # A Redis database of its own: what is used up here is not used up for other tests.
+    url = urlunsplit(urlsplit(servers["PRUNING_REDIS_URL"])._replace(path="/9"))
+    environment = {**servers, "PRUNING_REDIS_URL": url, "PRUNING_S3_BUCKET": "rate-tests"}
     with api(environment, folder, api_keys="required", api_failures_burst="3", **rates) as started:
         started.service.bucket.ensure()
         yield started
