@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from cli.embedded import Keys, Part, free_port, nanio, service_environment, valkey, wait_for
 
@@ -41,3 +42,9 @@ def embedded_servers(folder: Path | None = None) -> Iterator[dict[str, str]]:
             running(nanio(data, keys, s3_port), data / "s3.log"),
         ):
             yield service_environment(keys, redis_port=redis_port, s3_port=s3_port)
+
+
+def own_database(servers: dict[str, str], number: int) -> dict[str, str]:
+    """Return the same servers with a Redis database of one's own: what is in it is not shared with other tests."""
+    url = urlunsplit(urlsplit(servers["PRUNING_REDIS_URL"])._replace(path=f"/{number}"))
+    return {**servers, "PRUNING_REDIS_URL": url}

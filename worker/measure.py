@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 import zstandard
-from torch import Tensor
 
 from pruning_core.calibration import Dataset
 from pruning_core.compact import LEVEL, Array, compress, expand
@@ -18,7 +17,7 @@ from pruning_core.formats import model_format
 from pruning_core.macs import macs
 from pruning_core.network import Network
 from pruning_core.report import FileReport, RuntimeReport
-from worker.runtimes import compare, onnx_runtime, runtime_report
+from worker.runtimes import compare, onnx_runtime, run_batch, runtime_report
 from worker.semi_structured import semi_structured
 
 _BATCH = 64
@@ -54,7 +53,7 @@ class Meter:
         """
         size, compressed, digest = _sizes(path)
         networks = (self._dense, pruned.to(self._device))
-        runs = [partial(_run, network, self._inputs, self._device) for network in networks]
+        runs = [partial(run_batch, network, self._inputs) for network in networks]
         eager = compare(runs[0], runs[1], self._seconds)
         format_ = model_format(path)
         others = [semi_structured(*networks, self._inputs, self._seconds)]
@@ -113,17 +112,6 @@ def _sizes(path: Path) -> tuple[int, int, str]:
             size += len(chunk)
             packed += len(packer.compress(chunk))
     return size, packed + len(packer.flush()), digest.hexdigest()
-
-
-def _run(network: Network, inputs: Sequence[Tensor], device: torch.device) -> None:
-    with torch.no_grad():
-        network.run(inputs)
-    _synchronize(device)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def sentence(batch: int, runtimes: Sequence[RuntimeReport], sizes: tuple[int, int]) -> str:

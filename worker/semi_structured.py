@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pruning_core.network import Network
 from pruning_core.report import RuntimeReport
-from worker.runtimes import compare, runtime_report
+from worker.runtimes import compare, run_batch, runtime_report
 
 #: Ampere; earlier GPUs have no sparse tensor cores.
 _CAPABILITY = (8, 0)
@@ -82,12 +82,8 @@ def _packed(halves: Mapping[str, Tensor], pack: Callable[[Tensor], Tensor]) -> d
 
 
 def _run(network: Network, inputs: Sequence[Tensor], weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    device = network.device.type
-    with torch.no_grad(), torch.autocast(device, dtype=torch.float16):
-        outputs = network.run(inputs, weights)
-    if device == "cuda":
-        torch.cuda.synchronize(network.device)
-    return outputs
+    with torch.autocast(network.device.type, dtype=torch.float16):
+        return run_batch(network, inputs, weights)
 
 
 def _close(wanted: Tensor, got: Tensor) -> bool:

@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 import pytest
@@ -20,6 +19,7 @@ from cli.embedded import free_port, wait_for
 from jobs.ids import new_ulid
 from jobs.keys import Keys
 from tests.api.live_api import Api, api, problem
+from tests.servers import own_database
 
 WRONG = {"Authorization": f"Bearer prk_01ARZ3NDEKTSV4RRFFQ69G5FAV_{'0' * 64}"}
 
@@ -30,8 +30,7 @@ def strict(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     rates = {"api_rate_per_second": "0.05", "api_rate_burst": "5", "api_failures_per_minute": "3"}
     folder = tmp_path_factory.mktemp("strict")
     # A Redis database of its own: what is used up here is not used up for other tests.
-    url = urlunsplit(urlsplit(servers["PRUNING_REDIS_URL"])._replace(path="/9"))
-    environment = {**servers, "PRUNING_REDIS_URL": url, "PRUNING_S3_BUCKET": "rate-tests"}
+    environment = {**own_database(servers, 9), "PRUNING_S3_BUCKET": "rate-tests"}
     with api(environment, folder, api_keys="required", api_failures_burst="3", **rates) as started:
         started.service.bucket.ensure()
         yield started

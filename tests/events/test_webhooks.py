@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 import pytest
@@ -22,6 +21,7 @@ from tests.api.live_api import Api, api, problem
 from tests.events.playing import Turn, end, queued_job
 from tests.events.receiver import Got, Receiver, drip, receiver
 from tests.jobs.cluster import Cluster, eventually, settings_from
+from tests.servers import own_database
 
 FAST = {
     "webhook_allow_http": "true",
@@ -35,8 +35,7 @@ FAST = {
 @pytest.fixture(scope="module")
 def environment(running: Cluster) -> dict[str, str]:
     """A bucket and a Redis database of their own: the other api of this folder sends nothing from here."""
-    url = urlunsplit(urlsplit(running.environment["PRUNING_REDIS_URL"])._replace(path="/3"))
-    return {**running.environment, "PRUNING_REDIS_URL": url, "PRUNING_S3_BUCKET": "webhooks"}
+    return {**own_database(running.environment, 3), "PRUNING_S3_BUCKET": "webhooks"}
 
 
 @pytest.fixture(scope="module")

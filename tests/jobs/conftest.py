@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
@@ -17,14 +16,14 @@ from jobs.ids import new_ulid
 from jobs.service import Service
 from jobs.settings import Settings
 from tests.jobs.cluster import FAST, settings_from
+from tests.servers import own_database
 
 
 @pytest.fixture
 def settings(servers: dict[str, str], tmp_path: Path) -> Settings:
     # A Redis database and a bucket of its own: other tests use the same servers.
-    url = urlunsplit(urlsplit(servers["PRUNING_REDIS_URL"])._replace(path="/7"))
     return settings_from(
-        {**servers, **FAST, "PRUNING_REDIS_URL": url},
+        {**own_database(servers, 7), **FAST},
         s3_bucket=f"test-{new_ulid().lower()}",
         work_dir=tmp_path / "work",
         max_upload_bytes=40 * 2**20,
